@@ -1,0 +1,101 @@
+# UPG's build. `make` builds build/upg, build/libupg.a and build/libupg.so; `make demo` and `make test` also install what is
+# missing. SAN=address,undefined builds everything under sanitizers in its own folder. CC=clang works too.
+CC      ?= cc
+SAN     ?=
+PREFIX  ?= /usr/local
+B       := build$(if $(SAN),/san)
+PKGS    := openblas libxxhash libzstd libutf8proc
+VERSION := $(shell cat VERSION)
+
+ifneq ($(filter-out setup check-format format clean,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter demo test bench fuzz,$(MAKECMDGOALS)),)
+# The commands a newcomer types install what is missing before anything is looked up.
+SETUP := $(shell tools/setup.sh $(MAKECMDGOALS) >&2 || echo failed)
+ifneq ($(SETUP),)
+$(error tools/setup.sh failed: see above)
+endif
+endif
+ifneq ($(shell pkg-config --exists $(PKGS) && echo ok),ok)
+$(error libraries are missing ($(PKGS)); run tools/setup.sh, which installs them)
+endif
+endif
+
+CFLAGS ?= -O3 -g
+# Exactness (docs/arithmetic.md) rests on these: no contraction, no reassociation. errno and traps are not observed.
+BASE_FLAGS := -std=c11 -Wall -Wextra -Wshadow -Wvla -Werror -fno-math-errno -fno-trapping-math -ffp-contract=off -fvisibility=hidden \
+  -fPIC -pthread -D_GNU_SOURCE -DUPG_VERSION='"$(VERSION)"' -Iinclude -Isrc -Ithird_party/yyjson $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+ifneq ($(SAN),)
+CFLAGS     := -O1 -g
+BASE_FLAGS += -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer
+endif
+LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm -pthread
+
+ARCH := $(shell $(CC) -dumpmachine | cut -d- -f1)
+ifeq ($(ARCH),x86_64)
+AVX2_FLAGS   := -mavx2 -mfma -mf16c
+AVX512_FLAGS := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512vbmi -mavx512vbmi2 -mfma -mf16c -mprefer-vector-width=512
+else
+X86_ONLY := %_avx2.c %_avx512.c
+endif
+
+SRC      := $(filter-out $(X86_ONLY),$(shell find src -name '*.c' -not -path 'src/cli/*'))
+CLI_SRC  := $(wildcard src/cli/*.c)
+LIB_OBJ  := $(SRC:%.c=$B/%.o) $B/third_party/yyjson/yyjson.o
+CLI_OBJ  := $(CLI_SRC:%.c=$B/%.o) $B/src/cli/default_model.o
+TESTS    := $(patsubst %.c,$B/%,$(shell find tests -name 'test_*.c'))
+BENCHES  := $(patsubst %.c,$B/%,$(wildcard bench/*.c))
+FUZZERS  := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+FORMATTED = $(shell git ls-files '*.c' '*.h' ':!third_party')
+
+.PHONY: all setup demo test bench fuzz check-format format install clean
+.SECONDARY:
+all: $B/upg $B/libupg.a $B/libupg.so
+
+$B/%_avx2.o: ISA_FLAGS = $(AVX2_FLAGS)
+$B/%_avx512.o: ISA_FLAGS = $(AVX512_FLAGS)
+$B/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(BASE_FLAGS) $(ISA_FLAGS) -MMD -MP -c $< -o $@
+$B/third_party/%.o: third_party/%.c
+	@mkdir -p $(@D)
+	$(CC) -O2 -g -fPIC -fvisibility=hidden $(if $(SAN),-fsanitize=$(SAN)) -c $< -o $@
+$B/src/cli/default_model.o: src/cli/default_model.S models/tales.upg
+	@mkdir -p $(@D)
+	$(CC) -c $< -o $@
+$B/libupg.a: $(LIB_OBJ)
+	rm -f $@ && $(AR) rcs $@ $^
+$B/libupg.so: $(LIB_OBJ)
+	$(CC) -shared $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) -Wl,-soname,libupg.so.0 $^ $(LIBS) -o $@
+$B/upg: $(CLI_OBJ) $B/libupg.a
+	$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ $(LIBS) -o $@
+$B/tests/%: $B/tests/%.o $B/libupg.a
+	$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ -lcmocka -lpcre2-8 $(LIBS) -o $@
+$B/bench/%: $B/bench/%.o $B/libupg.a
+	$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ $(LIBS) -o $@
+-include $(shell find $B -name '*.d' 2>/dev/null)
+
+setup:
+	tools/setup.sh demo test bench fuzz
+demo: $B/upg
+	tools/demo.sh $B/upg
+test: $B/upg $(TESTS)
+	tests/run.sh $B
+bench: $B/upg $(BENCHES)
+	bench/run.sh $B
+build/fuzz/%: tests/fuzz/%.c $(SRC)
+	@mkdir -p $(@D)
+	tests/fuzz/build.sh $< $@
+fuzz: $(FUZZERS)
+	tests/fuzz/run.sh $(FUZZERS)
+check-format:
+	clang-format --dry-run -Werror $(FORMATTED)
+format:
+	clang-format -i $(FORMATTED)
+install: all
+	install -D $B/upg $(DESTDIR)$(PREFIX)/bin/upg
+	install -D -m 644 $B/libupg.a $(DESTDIR)$(PREFIX)/lib/libupg.a
+	install -D -m 644 $B/libupg.so $(DESTDIR)$(PREFIX)/lib/libupg.so.0
+	ln -sf libupg.so.0 $(DESTDIR)$(PREFIX)/lib/libupg.so
+	install -D -m 644 include/upg.h $(DESTDIR)$(PREFIX)/include/upg.h
+clean:
+	rm -rf build

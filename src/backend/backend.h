@@ -1,0 +1,49 @@
+// The seam between the engine and a device. A backend takes a whole program and runs it for a batch of rows: token ids go in, logits
+// come out, everything between stays on the device. Adding one: a folder here and a line in the table of backend.c.
+#pragma once
+#include "base/thread.h"
+#include "program/program.h"
+
+typedef struct upg_backend_options {
+    int max_rows;    // rows of a batch
+    int max_logits;  // rows of a batch whose logits are wanted
+    int n_positions; // context: positions are below this
+    int n_blocks;    // KV blocks of 256 positions in the pool
+    upg_pool *pool;  // threads, shared, outlives the backend
+    const char *isa; // CPU path to force ("scalar", "avx2", "avx512"), or NULL for the best
+} upg_backend_options;
+
+// A batch. Rows of one sequence are in order of position, each position following the last one stored for that sequence.
+typedef struct upg_batch {
+    int n_rows;
+    const int32_t *tokens;    // [n_rows]
+    const int32_t *positions; // [n_rows]
+    const int32_t *const *blocks; // [n_rows] the block table of the row's sequence: pool block of positions 256*i..256*i+255
+    const uint8_t *wants;     // [n_rows] 1: compute this row's logits
+} upg_batch;
+
+typedef struct upg_backend upg_backend;
+typedef struct upg_backend_api {
+    const char *name;
+    // Whether this backend runs such weights (compressed or original ones).
+    bool (*accepts)(const upg_weights *source);
+    upg_backend *(*create)(const upg_program *program, const upg_backend_options *options, upg_error *e);
+    void (*destroy)(upg_backend *b);
+    // Runs the program. Device trouble is an error; a row with values that are not finite only has its flag set.
+    int (*run)(upg_backend *b, const upg_batch *batch, upg_error *e);
+    const float *(*logits)(const upg_backend *b, int i); // [vocab_size] of the i-th wanted row of the last run
+    const uint8_t *(*flags)(const upg_backend *b);       // [n_rows] of the last run: 1 where a value was not finite
+    const char *(*path)(const upg_backend *b);           // what runs: "avx512", ...
+    size_t (*memory)(const upg_backend *b);              // bytes reserved
+} upg_backend_api;
+struct upg_backend {
+    const upg_backend_api *api;
+};
+
+extern const upg_backend_api upg_backend_cpu;  // exact integer inference of compressed weights
+extern const upg_backend_api upg_backend_fp32; // original weights in fp32, for reference
+
+// Refuses a batch that does not fit the options or has tokens or positions out of range.
+int upg_batch_check(const upg_batch *batch, const upg_config *c, const upg_backend_options *options, upg_error *e);
+// The backend that runs such weights.
+const upg_backend_api *upg_backend_for(const upg_weights *source, upg_error *e);

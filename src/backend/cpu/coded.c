@@ -1,0 +1,56 @@
+// Reading single rows of a coded matrix, for embeddings, and the table of instruction sets. Plain C on every machine.
+#include "backend/cpu/cpu.h"
+#include <stdlib.h>
+#include <string.h>
+
+void upg_coded_row(const upg_tensor *w, int64_t r, int64_t step, int8_t out[16]) {
+    int64_t sb = r / 256;
+    int band = (int)(r % 256) / 16, in_band = (int)(r % 16), nb = upg_superband_bands(w->rows, sb);
+    if (w->encoding == UPG_INT8) {
+        const uint8_t *p = w->data + upg_panel_offset(w->rows, w->cols, 64, sb, step);
+        for (int q = 0; q < 4; q++)
+            for (int k = 0; k < 4; k++) out[4 * q + k] = (int8_t)(p[((size_t)(in_band * 4 + q) * (size_t)nb + (size_t)band) * 4 + (size_t)k] - 127);
+        return;
+    }
+    const uint32_t *tile = (const uint32_t *)(const void *)(w->data + upg_panel_offset(w->rows, w->cols, upg_trellis_words(w->s), sb, step));
+    for (int i = 0; i < 8; i++)
+        upg_trellis_weights(upg_trellis_window(tile + band, (size_t)nb, w->s, in_band * 8 + i), out + 2 * i);
+}
+
+void upg_embed(const upg_tensor *w, int32_t token, const uint32_t *sign, int32_t *v, float *x) {
+    int cols = (int)w->cols, n = (int)upg_pad16(cols), b = upg_block(n);
+    for (int step = 0; step < n / 16; step++) {
+        int8_t c[16];
+        upg_coded_row(w, token, step, c);
+        for (int i = 0; i < 16; i++) v[step * 16 + i] = c[i];
+    }
+    for (int g = 0; g < n; g += b)
+        for (int h = 1; h < b; h *= 2)
+            for (int i = g; i < g + b; i += 2 * h)
+                for (int j = i; j < i + h; j++) {
+                    int32_t s = v[j] + v[j + h], t = v[j] - v[j + h];
+                    v[j] = s;
+                    v[j + h] = t;
+                }
+    for (int i = 0; i < cols; i++) x[i] = upg_float(upg_bits((float)v[i] * w->scale[token]) ^ sign[i]);
+}
+
+const upg_cpu_kernels *upg_cpu_kernels_for(const char *isa, upg_error *e) {
+    static const upg_cpu_kernels *const all[] = {
+#if defined(__x86_64__)
+        &upg_cpu_avx512, &upg_cpu_avx2,
+#endif
+        &upg_cpu_scalar};
+    if (!isa) isa = getenv("UPG_ISA");
+    bool any = !isa || !*isa;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        if (!any && strcmp(all[i]->isa, isa)) continue;
+        if (all[i]->supported()) return all[i];
+        if (!any) {
+            upg_fail(e, "UPG_ISA=%s: this processor has not got it", isa);
+            return NULL;
+        }
+    }
+    upg_fail(e, "UPG_ISA=%s: unknown; one of scalar, avx2, avx512", isa);
+    return NULL;
+}

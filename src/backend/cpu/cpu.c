@@ -1,0 +1,315 @@
+// The CPU backend: runs a program's ops over a batch, each op cut into tasks for the thread pool. Rows and superbands are computed
+// independently, so neither the number of threads nor the batch changes a bit.
+#include "backend/cpu/cpu.h"
+#include "backend/backend.h"
+#include <math.h>
+#include <stdlib.h>
+
+typedef struct cpu_backend {
+    upg_backend base;
+    const upg_program *program;
+    const upg_cpu_kernels *kernels;
+    upg_backend_options options;
+    size_t memory;
+    float **buffers;     // [n_buffers] of [max_rows][width]
+    float **vectors;     // [n_weights] f32 copies of RMSNorm weights, or NULL
+    uint32_t *sign;      // [max_inputs]
+    float *cosine, *sine; // [n_positions][rotary_dim/2]
+    int8_t *q;           // [max_rows][max_inputs padded]
+    uint8_t *d;          // [max_rows][groups]
+    int32_t *q_sum;      // [max_rows][groups]
+    float *m;            // [max_rows]
+    int8_t *head_q;      // [max_rows][n_heads][head_dim]
+    float *head_scale;   // [max_rows][n_heads]
+    uint8_t *kv;         // [n_blocks][n_layers][n_kv_heads] head blocks
+    upg_scratch *scratch; // [threads]
+    uint8_t *flags;      // [max_rows]
+    int *wanted;         // [max_logits] batch rows whose logits are wanted
+    int n_wanted;
+    float attention_c;
+    // The run in progress, read by tasks.
+    const upg_batch *batch;
+    const upg_op *op;
+    int n_rows;     // rows the current op runs over
+    bool gathered;  // those rows are the wanted ones
+    upg_linear linear;
+} cpu_backend;
+
+static bool accepts(const upg_weights *source) { return source->compressed; }
+
+static void *reserve(cpu_backend *b, size_t count, size_t size, upg_error *e) {
+    size_t bytes;
+    if (__builtin_mul_overflow(count, size, &bytes)) {
+        upg_fail(e, "out of memory: %zu x %zu bytes", count, size);
+        return NULL;
+    }
+    b->memory += bytes;
+    return upg_aligned_alloc(bytes, e);
+}
+
+static void destroy(upg_backend *base) {
+    cpu_backend *b = (cpu_backend *)base;
+    if (!b) return;
+    for (int i = 0; b->buffers && i < b->program->n_buffers; i++) upg_aligned_free(b->buffers[i]);
+    for (int i = 0; b->vectors && i < b->program->n_weights; i++) upg_aligned_free(b->vectors[i]);
+    for (int i = 0; b->scratch && i < upg_pool_threads(b->options.pool); i++) {
+        upg_aligned_free(b->scratch[i].panel);
+        upg_aligned_free(b->scratch[i].total);
+        upg_aligned_free(b->scratch[i].work);
+    }
+    void *rest[] = {b->sign, b->cosine, b->sine, b->q, b->d, b->q_sum, b->m, b->head_q, b->head_scale, b->kv, b->flags, b->wanted};
+    for (size_t i = 0; i < sizeof rest / sizeof *rest; i++) upg_aligned_free(rest[i]);
+    free(b->buffers);
+    free(b->vectors);
+    free(b->scratch);
+    free(b);
+}
+
+// An f32 copy of a vector stored as F32, F16 or BF16; values that are not finite are refused.
+static float *vector_copy(cpu_backend *b, const upg_tensor *t, upg_error *e) {
+    float *v = reserve(b, (size_t)t->cols, sizeof *v, e);
+    if (!v) return NULL;
+    upg_tensor_floats(t, 0, t->cols, v);
+    for (int64_t i = 0; i < t->cols; i++)
+        if (!isfinite(v[i])) {
+            upg_fail(e, "tensor %s: element %lld is not finite", t->name, (long long)i);
+            upg_aligned_free(v);
+            return NULL;
+        }
+    return v;
+}
+
+static int reserve_weights(cpu_backend *b, upg_error *e) {
+    const upg_program *p = b->program;
+    b->vectors = upg_alloc((size_t)p->n_weights, sizeof *b->vectors, e);
+    b->buffers = upg_alloc((size_t)p->n_buffers, sizeof *b->buffers, e);
+    if (!b->vectors || !b->buffers) return -1;
+    for (int i = 0; i < p->n_weights; i++)
+        if (p->weights[i]->rows == 1 && !(b->vectors[i] = vector_copy(b, p->weights[i], e))) return -1;
+    for (int i = 0; i < p->n_buffers; i++) {
+        int rows = i == p->logits ? b->options.max_logits : b->options.max_rows;
+        if (!(b->buffers[i] = reserve(b, (size_t)rows * (size_t)p->widths[i], sizeof(float), e))) return -1;
+    }
+    return 0;
+}
+
+static int reserve_rows(cpu_backend *b, upg_error *e) {
+    const upg_config *c = b->program->config;
+    size_t rows = (size_t)b->options.max_rows, n = (size_t)upg_pad16(b->program->max_inputs), heads = (size_t)c->n_heads;
+    size_t kv = (size_t)b->options.n_blocks * (size_t)c->n_layers * (size_t)c->n_kv_heads;
+    size_t table = (size_t)b->options.n_positions * (size_t)c->rotary_dim / 2;
+    if (!(b->sign = reserve(b, n, sizeof *b->sign, e)) || !(b->q = reserve(b, rows, n, e)) || !(b->d = reserve(b, rows, n / 16, e)) ||
+        !(b->q_sum = reserve(b, rows * (n / 16), sizeof *b->q_sum, e)) || !(b->m = reserve(b, rows, sizeof *b->m, e)) ||
+        !(b->head_q = reserve(b, rows * heads, (size_t)c->head_dim, e)) ||
+        !(b->head_scale = reserve(b, rows * heads, sizeof *b->head_scale, e)) || !(b->flags = reserve(b, rows, 1, e)) ||
+        !(b->wanted = reserve(b, (size_t)b->options.max_logits, sizeof *b->wanted, e)) ||
+        !(b->cosine = reserve(b, table, sizeof *b->cosine, e)) || !(b->sine = reserve(b, table, sizeof *b->sine, e)) ||
+        !(b->kv = reserve(b, kv, upg_kv_head_bytes(c->head_dim), e)))
+        return -1;
+    b->scratch = upg_alloc((size_t)upg_pool_threads(b->options.pool), sizeof *b->scratch, e);
+    if (!b->scratch) return -1;
+    for (int i = 0; i < upg_pool_threads(b->options.pool); i++) {
+        upg_scratch *s = &b->scratch[i];
+        if (!(s->panel = reserve(b, UPG_PANEL_BYTES, 1, e)) || !(s->total = reserve(b, rows * 256, sizeof *s->total, e)) ||
+            !(s->work = reserve(b, n, sizeof *s->work, e)))
+            return -1;
+    }
+    for (size_t i = 0; i < n; i++) b->sign[i] = upg_sign(b->program->source->rotation_seed, i);
+    upg_rope_tables(c, b->options.n_positions, b->cosine, b->sine);
+    return 0;
+}
+
+static upg_backend *create(const upg_program *program, const upg_backend_options *options, upg_error *e) {
+    cpu_backend *b = upg_alloc(1, sizeof *b, e);
+    if (!b) return NULL;
+    const upg_config *c = program->config;
+    b->base.api = &upg_backend_cpu;
+    b->program = program;
+    b->options = *options;
+    b->attention_c = (float)(1.0 / (sqrt((double)c->head_dim) * upg_block(c->head_dim)));
+    b->kernels = upg_cpu_kernels_for(options->isa, e);
+    if (!b->kernels || reserve_weights(b, e) || reserve_rows(b, e)) {
+        destroy(&b->base);
+        return NULL;
+    }
+    return &b->base;
+}
+
+static float *row_of(const cpu_backend *b, int buffer, int row) {
+    return b->buffers[buffer] + (size_t)row * (size_t)b->program->widths[buffer];
+}
+static int batch_row(const cpu_backend *b, int row) { return b->gathered ? b->wanted[row] : row; }
+
+static void embed_task(void *ctx, int row, int thread) {
+    cpu_backend *b = ctx;
+    const upg_op *op = b->op;
+    const upg_tensor *w = b->program->weights[op->weight];
+    upg_embed(w, b->batch->tokens[row], b->sign, (int32_t *)b->scratch[thread].work, row_of(b, op->out, row));
+}
+
+static void rmsnorm_task(void *ctx, int row, int thread) {
+    (void)thread;
+    cpu_backend *b = ctx;
+    const upg_op *op = b->op;
+    uint32_t f = b->kernels->rmsnorm(row_of(b, op->in, row), b->vectors[op->weight], op->n, b->program->config->rms_eps, row_of(b, op->out, row));
+    b->flags[batch_row(b, row)] |= (uint8_t)f;
+}
+
+static void quantise_task(void *ctx, int row, int thread) {
+    cpu_backend *b = ctx;
+    const upg_op *op = b->op;
+    int n = (int)upg_pad16(op->n), block = upg_block(n);
+    size_t at = (size_t)row * (size_t)(n / block);
+    uint32_t f = b->kernels->quantise(row_of(b, op->in, row), op->n, n, block, b->sign, b->scratch[thread].work,
+                                      b->q + (size_t)row * (size_t)n, b->d + at, b->q_sum + at, b->m + row);
+    b->flags[batch_row(b, row)] |= (uint8_t)f;
+}
+
+static void linear_task(void *ctx, int superband, int thread) {
+    cpu_backend *b = ctx;
+    b->kernels->linear(&b->linear, superband, &b->scratch[thread]);
+}
+
+static void kv_task(void *ctx, int row, int thread) {
+    (void)thread;
+    cpu_backend *b = ctx;
+    const upg_config *c = b->program->config;
+    int dim = c->head_dim, block = upg_block(dim), position = b->batch->positions[row], slot = position % UPG_KV_BLOCK;
+    const float *cosine = b->cosine + (size_t)position * (size_t)(c->rotary_dim / 2);
+    const float *sine = b->sine + (size_t)position * (size_t)(c->rotary_dim / 2);
+    float *v = row_of(b, b->op->in, row);
+    size_t head_bytes = upg_kv_head_bytes(dim), layer_bytes = (size_t)c->n_kv_heads * head_bytes;
+    upg_kv_pool pool = {b->kv + (size_t)b->op->layer * layer_bytes, (size_t)c->n_layers * layer_bytes};
+    int32_t pool_block = b->batch->blocks[row][position / UPG_KV_BLOCK];
+    uint32_t f = 0;
+    for (int h = 0; h < c->n_heads + 2 * c->n_kv_heads; h++, v += dim) {
+        int kv_head = h - c->n_heads;
+        if (kv_head < c->n_kv_heads) b->kernels->rope(v, cosine, sine, c->rotary_dim / 2);
+        if (kv_head < 0) {
+            size_t at = (size_t)row * (size_t)c->n_heads + (size_t)h;
+            f |= b->kernels->quantise_head(v, dim, block, b->head_q + at * (size_t)dim, b->head_scale + at);
+            continue;
+        }
+        bool is_key = kv_head < c->n_kv_heads;
+        upg_kv_head kv = upg_kv_head_at(&pool, pool_block, is_key ? kv_head : kv_head - c->n_kv_heads, dim);
+        size_t at = (size_t)slot * (size_t)dim;
+        f |= b->kernels->quantise_head(v, dim, block, (is_key ? kv.k : kv.v) + at, (is_key ? kv.k_scale : kv.v_scale) + slot);
+    }
+    b->flags[row] |= (uint8_t)f;
+}
+
+static void attention_task(void *ctx, int task, int thread) {
+    (void)thread;
+    cpu_backend *b = ctx;
+    const upg_config *c = b->program->config;
+    int row = task / c->n_heads, h = task % c->n_heads, position = b->batch->positions[row];
+    size_t layer_bytes = (size_t)c->n_kv_heads * upg_kv_head_bytes(c->head_dim);
+    upg_kv_pool pool = {b->kv + (size_t)b->op->layer * layer_bytes, (size_t)c->n_layers * layer_bytes};
+    int first = c->sliding_window && position >= c->sliding_window ? position - c->sliding_window + 1 : 0;
+    upg_attend a = {.q = b->head_q + (size_t)task * (size_t)c->head_dim,
+                    .q_scale = b->head_scale[task],
+                    .c = b->attention_c,
+                    .dim = c->head_dim,
+                    .b = upg_block(c->head_dim),
+                    .first = first,
+                    .position = position,
+                    .head = h / (c->n_heads / c->n_kv_heads),
+                    .blocks = b->batch->blocks[row],
+                    .pool = &pool};
+    b->kernels->attend(&a, row_of(b, b->op->out, row) + h * c->head_dim);
+}
+
+static void swiglu_task(void *ctx, int row, int thread) {
+    (void)thread;
+    cpu_backend *b = ctx;
+    const float *in = row_of(b, b->op->in, row);
+    int n = b->op->n / 2;
+    b->flags[row] |= (uint8_t)b->kernels->swiglu(in, in + n, n, row_of(b, b->op->out, row));
+}
+
+static void add_task(void *ctx, int row, int thread) {
+    (void)thread;
+    cpu_backend *b = ctx;
+    b->kernels->add(row_of(b, b->op->out, row), row_of(b, b->op->in, row), b->op->n);
+}
+
+static void gather_task(void *ctx, int row, int thread) {
+    (void)thread;
+    cpu_backend *b = ctx;
+    memcpy(row_of(b, b->op->out, row), row_of(b, b->op->in, b->wanted[row]), (size_t)b->op->n * sizeof(float));
+}
+
+static void run_linear(cpu_backend *b) {
+    const upg_op *op = b->op;
+    int n = (int)upg_pad16(op->n);
+    b->linear = (upg_linear){.w = b->program->weights[op->weight],
+                             .n = n,
+                             .b = upg_block(n),
+                             .n_rows = b->n_rows,
+                             .q = b->q,
+                             .d = b->d,
+                             .q_sum = b->q_sum,
+                             .m = b->m,
+                             .y = b->buffers[op->out] + op->out_col,
+                             .y_stride = (size_t)b->program->widths[op->out]};
+    upg_pool_run(b->options.pool, linear_task, b, (int)((b->linear.w->rows + 255) / 256));
+}
+
+static void run_op(cpu_backend *b) {
+    static upg_task_fn *const row_tasks[] = {[UPG_OP_EMBED] = embed_task,   [UPG_OP_RMSNORM] = rmsnorm_task, [UPG_OP_QUANTISE] = quantise_task,
+                                             [UPG_OP_KV] = kv_task,         [UPG_OP_SWIGLU] = swiglu_task,   [UPG_OP_ADD] = add_task,
+                                             [UPG_OP_GATHER] = gather_task};
+    if (b->op->kind == UPG_OP_LINEAR) {
+        run_linear(b);
+    } else if (b->op->kind == UPG_OP_ATTENTION) {
+        upg_pool_run(b->options.pool, attention_task, b, b->n_rows * b->program->config->n_heads);
+    } else {
+        if (b->op->kind == UPG_OP_GATHER) {
+            b->gathered = true;
+            b->n_rows = b->n_wanted;
+        }
+        upg_pool_run(b->options.pool, row_tasks[b->op->kind], b, b->n_rows);
+    }
+}
+
+static int run(upg_backend *base, const upg_batch *batch, upg_error *e) {
+    cpu_backend *b = (cpu_backend *)base;
+    if (upg_batch_check(batch, b->program->config, &b->options, e)) return -1;
+    b->batch = batch;
+    b->n_rows = batch->n_rows;
+    b->gathered = false;
+    b->n_wanted = 0;
+    memset(b->flags, 0, (size_t)batch->n_rows);
+    for (int i = 0; i < batch->n_rows; i++)
+        if (batch->wants[i]) b->wanted[b->n_wanted++] = i;
+    for (int i = 0; i < b->program->n_ops && b->n_rows; i++) {
+        b->op = &b->program->ops[i];
+        run_op(b);
+    }
+    size_t vocab = (size_t)b->program->config->vocab_size;
+    for (int i = 0; i < b->n_wanted; i++) {
+        const float *l = b->buffers[b->program->logits] + (size_t)i * vocab;
+        uint32_t bad = 0;
+        for (size_t j = 0; j < vocab; j++) bad |= (upg_bits(l[j]) & 0x7fffffff) >= 0x7f800000;
+        b->flags[b->wanted[i]] |= (uint8_t)bad;
+    }
+    return 0;
+}
+
+static const float *logits(const upg_backend *base, int i) {
+    const cpu_backend *b = (const cpu_backend *)base;
+    return b->buffers[b->program->logits] + (size_t)i * (size_t)b->program->config->vocab_size;
+}
+static const uint8_t *flags(const upg_backend *base) { return ((const cpu_backend *)base)->flags; }
+static const char *path(const upg_backend *base) { return ((const cpu_backend *)base)->kernels->isa; }
+static size_t memory(const upg_backend *base) { return ((const cpu_backend *)base)->memory; }
+
+const upg_backend_api upg_backend_cpu = {.name = "cpu",
+                                         .accepts = accepts,
+                                         .create = create,
+                                         .destroy = destroy,
+                                         .run = run,
+                                         .logits = logits,
+                                         .flags = flags,
+                                         .path = path,
+                                         .memory = memory};

@@ -1,0 +1,63 @@
+// The CPU backend's kernel table: one instance an instruction set, all with the same results. docs/arithmetic.md.
+#pragma once
+#include "codec/panel.h"
+#include "codec/trellis.h"
+#include "format/weights.h"
+#include "program/numbers.h"
+
+// A batch of quantised rows times one coded matrix: section 4, steps 3 and 4.
+typedef struct upg_linear {
+    const upg_tensor *w;
+    int n, b, n_rows;     // padded inputs, group size, rows of the batch
+    const int8_t *q;      // [n_rows][n]
+    const uint8_t *d;     // [n_rows][n/b]
+    const int32_t *q_sum; // [n_rows][n/b]
+    const float *m;       // [n_rows]
+    float *y;             // [n_rows] rows, y_stride apart; weight rows 0.. are written
+    size_t y_stride;
+} upg_linear;
+
+// Scratch of one thread: a decoded panel (256 rows x up to 256 columns) and the sums of every batch row.
+enum { UPG_PANEL_BYTES = 65536 };
+typedef struct upg_scratch {
+    uint8_t *panel; // [UPG_PANEL_BYTES], 64-byte aligned, 64 readable bytes after it
+    int32_t *total; // [max_rows][16 rows][16 bands], 64-byte aligned
+    float *work;    // [max_inputs]
+} upg_scratch;
+
+typedef struct upg_cpu_kernels {
+    const char *isa;
+    bool (*supported)(void);
+    uint32_t (*rmsnorm)(const float *x, const float *weight, int n, float eps, float *y);
+    uint32_t (*quantise)(const float *x, int cols, int n, int b, const uint32_t *sign, float *work, int8_t *q, uint8_t *d, int32_t *q_sum,
+                         float *m);
+    uint32_t (*swiglu)(const float *gate, const float *up, int n, float *y);
+    void (*add)(float *x, const float *delta, int n);
+    void (*rope)(float *v, const float *cosine, const float *sine, int half);
+    uint32_t (*quantise_head)(float *v, int dim, int b, int8_t *q, float *scale);
+    void (*attend)(const upg_attend *a, float *out);
+    float (*exp)(float x);
+    // All rows of the batch times superband sb of the matrix.
+    void (*linear)(const upg_linear *l, int64_t sb, upg_scratch *scratch);
+} upg_cpu_kernels;
+
+extern const upg_cpu_kernels upg_cpu_scalar, upg_cpu_avx2, upg_cpu_avx512;
+// isa NULL: the environment's UPG_ISA, else the best this machine has.
+const upg_cpu_kernels *upg_cpu_kernels_for(const char *isa, upg_error *e);
+
+// Section 5: row `token` of a coded matrix. v: [n] i32 work.
+void upg_embed(const upg_tensor *w, int32_t token, const uint32_t *sign, int32_t *v, float *x);
+// The weights of row r, columns 16*step.. of a coded matrix, each -127..127.
+void upg_coded_row(const upg_tensor *w, int64_t r, int64_t step, int8_t out[16]);
+
+// Step 4 for one superband. total: [16 rows][16 bands].
+static inline void upg_linear_write(const upg_linear *l, int64_t sb, int row, const int32_t *total) {
+    int bands = upg_superband_bands(l->w->rows, sb);
+    float m = l->m[row] * 0x1.020408p-7f;
+    float *y = l->y + (size_t)row * l->y_stride;
+    for (int band = 0; band < bands; band++)
+        for (int r = 0; r < 16; r++) {
+            int64_t i = sb * 256 + band * 16 + r;
+            if (i < l->w->rows) y[i] = (float)total[r * 16 + band] * (l->w->scale[i] * m);
+        }
+}

@@ -1,0 +1,14 @@
+// Fills a kernel table from ops.h and the including file's `linear` and `supported`. Define KERNELS and ISA first.
+const upg_cpu_kernels KERNELS = {
+    .isa = ISA,
+    .supported = supported,
+    .rmsnorm = op_rmsnorm,
+    .quantise = op_quantise,
+    .swiglu = op_swiglu,
+    .add = op_add,
+    .rope = op_rope,
+    .quantise_head = op_quantise_head,
+    .attend = op_attend,
+    .exp = op_exp,
+    .linear = linear,
+};

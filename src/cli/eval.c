@@ -1,0 +1,255 @@
+// upg eval: how well a model predicts a text, and how far it is from a reference.
+#include "cli/cli.h"
+#include "base/thread.h"
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char help[] =
+    "usage: upg eval MODEL (--text FILE | --tokens FILE.u16) [OPTIONS]\n\n"
+    "Negative log-likelihood and perplexity over disjoint windows of N tokens, each predicting its N next ones. With --reference also the\n"
+    "mean KL divergence KL(reference || model) in nats a token, and how often both agree on the likeliest token.\n\n"
+    "  --text FILE          text, tokenised by the model's tokenizer, after its BOS if it wants one\n"
+    "  --tokens FILE        little-endian 16-bit token ids; nothing is added\n"
+    "  --window N           default 1024, at most the model's context\n"
+    "  --windows N          stop after N windows (default: all)\n"
+    "  --reference SRC      the original, or another .upg\n"
+    "  --logits FILE        write F32 `logits` [tokens][vocabulary] as safetensors\n"
+    "  -t, --threads N      default: one a core\n"
+    "  --json               keys nll, ppl, kl, top1, tokens\n"
+    "  -q, --quiet          no progress\n";
+
+enum { OPT_TEXT = 256, OPT_TOKENS, OPT_WINDOW, OPT_WINDOWS, OPT_REFERENCE, OPT_LOGITS, OPT_JSON, BATCH = 256 };
+
+typedef struct options {
+    const char *model, *reference, *text, *tokens, *logits;
+    long long window, windows, n_threads;
+    bool json;
+    cli_progress progress;
+} options;
+
+typedef struct row_score {
+    double nll, kl;
+    int same_top;
+} row_score;
+
+typedef struct evaluation {
+    const options *o;
+    upg_model *model, *reference;
+    upg_session *session, *reference_session;
+    upg_pool *pool;
+    int32_t *tokens; // [n_tokens]
+    size_t n_tokens;
+    int window;
+    FILE *logits;
+    // The batch being scored.
+    const int32_t *targets;
+    row_score scores[BATCH];
+    double nll, kl;
+    uint64_t same_top, n;
+} evaluation;
+
+static int parse(int argc, char **argv, options *o) {
+    static const struct option longs[] = {{"text", 1, 0, OPT_TEXT},       {"tokens", 1, 0, OPT_TOKENS},       {"window", 1, 0, OPT_WINDOW},
+                                          {"windows", 1, 0, OPT_WINDOWS}, {"reference", 1, 0, OPT_REFERENCE}, {"logits", 1, 0, OPT_LOGITS},
+                                          {"threads", 1, 0, 't'},         {"json", 0, 0, OPT_JSON},           {"quiet", 0, 0, 'q'},
+                                          {"help", 0, 0, 'h'},            {0, 0, 0, 0}};
+    int c, rc = 0;
+    while (!rc && (c = getopt_long(argc, argv, "t:qh", longs, NULL)) != -1) switch (c) {
+        case OPT_TEXT: o->text = optarg; break;
+        case OPT_TOKENS: o->tokens = optarg; break;
+        case OPT_WINDOW: rc = cli_int(&cli_eval, "--window", optarg, 1, 1 << 24, &o->window); break;
+        case OPT_WINDOWS: rc = cli_int(&cli_eval, "--windows", optarg, 1, INT64_MAX, &o->windows); break;
+        case OPT_REFERENCE: o->reference = optarg; break;
+        case OPT_LOGITS: o->logits = optarg; break;
+        case 't': rc = cli_int(&cli_eval, "-t", optarg, 1, 1024, &o->n_threads); break;
+        case OPT_JSON: o->json = true; break;
+        case 'q': o->progress.quiet = true; break;
+        default: return cli_bad_option(&cli_eval, c);
+        }
+    if (rc) return CLI_USAGE;
+    if (optind + 1 != argc) return cli_usage(&cli_eval, "give one model");
+    o->model = argv[optind];
+    if (!o->text == !o->tokens) return cli_usage(&cli_eval, "give one of --text and --tokens");
+    return -1;
+}
+
+static int load_text(evaluation *ev, upg_error *e) {
+    size_t n = 0, n_ids = 0;
+    int32_t *ids = NULL;
+    char *text = upg_read_text(ev->o->text, SIZE_MAX, &n, e);
+    int rc = text ? upg_tokenize(ev->model, text, n, false, &ids, &n_ids, e) : -1;
+    free(text);
+    if (rc) return -1;
+    int32_t bos = upg_model_bos(ev->model);
+    ev->tokens = upg_alloc(n_ids + 1, sizeof *ev->tokens, e);
+    if (ev->tokens) {
+        if (bos >= 0) ev->tokens[ev->n_tokens++] = bos;
+        memcpy(ev->tokens + ev->n_tokens, ids, n_ids * sizeof *ids);
+        ev->n_tokens += n_ids;
+    }
+    upg_free(ids);
+    return ev->tokens ? 0 : -1;
+}
+
+static int load_tokens(evaluation *ev, upg_error *e) {
+    upg_file f;
+    if (upg_file_open(&f, ev->o->tokens, e)) return -1;
+    int rc = f.size % 2 ? upg_fail(e, "%s: %zu bytes is not a whole number of 16-bit ids", ev->o->tokens, f.size) : 0;
+    if (!rc) rc = (ev->tokens = upg_alloc(f.size / 2, sizeof *ev->tokens, e)) ? 0 : -1;
+    for (size_t i = 0; !rc && i < f.size / 2; i++) {
+        ev->tokens[i] = upg_le16(f.data + 2 * i);
+        if (ev->tokens[i] >= upg_model_vocab_size(ev->model))
+            rc = upg_fail(e, "%s: id %d is not in the vocabulary of %d", ev->o->tokens, ev->tokens[i], upg_model_vocab_size(ev->model));
+    }
+    ev->n_tokens = f.size / 2;
+    upg_file_close(&f);
+    return rc;
+}
+
+static int open_session(const evaluation *ev, const char *path, upg_model **m, upg_session **s, upg_error *e) {
+    if (!(*m = upg_model_open(path, e))) return -1;
+    int window = (int)ev->o->window;
+    if (window > upg_model_max_context(*m))
+        return upg_fail(e, "%s: --window %d is more than its context of %d", path, window, upg_model_max_context(*m));
+    upg_session_options o = {.n_threads = (int)ev->o->n_threads, .context = window, .max_rows = BATCH, .max_logits = BATCH};
+    return (*s = upg_session_new(*m, &o, e)) ? 0 : -1;
+}
+
+static int open_all(evaluation *ev, upg_error *e) {
+    const options *o = ev->o;
+    if (open_session(ev, o->model, &ev->model, &ev->session, e) || !(ev->pool = upg_pool_new((int)o->n_threads, e))) return -1;
+    if (o->reference) {
+        if (open_session(ev, o->reference, &ev->reference, &ev->reference_session, e)) return -1;
+        if (upg_model_vocab_size(ev->reference) != upg_model_vocab_size(ev->model))
+            return upg_fail(e, "%s has %d tokens, %s %d", o->model, upg_model_vocab_size(ev->model), o->reference, upg_model_vocab_size(ev->reference));
+    }
+    if (o->text ? load_text(ev, e) : load_tokens(ev, e)) return -1;
+    if (ev->n_tokens < 2) return upg_fail(e, "%zu tokens are too few: at least 2", ev->n_tokens);
+    ev->window = o->window < (long long)ev->n_tokens - 1 ? (int)o->window : (int)ev->n_tokens - 1;
+    return 0;
+}
+
+// log of the sum of exp, in f64, and the likeliest token.
+static double log_sum(const float *l, int n, int *top) {
+    *top = 0;
+    for (int i = 1; i < n; i++)
+        if (l[i] > l[*top]) *top = i;
+    double sum = 0, m = l[*top];
+    for (int i = 0; i < n; i++) sum += exp(l[i] - m);
+    return m + log(sum);
+}
+
+static void score_task(void *ctx, int i, int thread) {
+    (void)thread;
+    evaluation *ev = ctx;
+    int vocab = upg_model_vocab_size(ev->model), top, reference_top;
+    const float *l = upg_session_logits(ev->session, i);
+    double sum = log_sum(l, vocab, &top);
+    row_score *s = &ev->scores[i];
+    *s = (row_score){.nll = sum - (double)l[ev->targets[i]]};
+    if (!ev->reference) return;
+    const float *r = upg_session_logits(ev->reference_session, i);
+    double reference_sum = log_sum(r, vocab, &reference_top);
+    for (int j = 0; j < vocab; j++) s->kl += exp(r[j] - reference_sum) * ((r[j] - reference_sum) - (l[j] - sum));
+    s->same_top = top == reference_top;
+}
+
+static int run_rows(upg_session *s, const upg_row *rows, int n, upg_error *e) {
+    if (upg_session_run(s, rows, n, e)) return -1;
+    for (int i = 0; i < n; i++)
+        if (upg_session_row_failed(s, i)) return upg_fail(e, "the model met a value that is not finite");
+    return 0;
+}
+
+static int window(evaluation *ev, const int32_t *tokens, upg_error *e) {
+    for (int at = 0; at < ev->window; at += BATCH) {
+        upg_row rows[BATCH];
+        int n = ev->window - at < BATCH ? ev->window - at : BATCH;
+        for (int i = 0; i < n; i++) rows[i] = (upg_row){tokens[at + i], 0, true};
+        if (run_rows(ev->session, rows, n, e) || (ev->reference && run_rows(ev->reference_session, rows, n, e))) return -1;
+        ev->targets = tokens + at + 1;
+        upg_pool_run(ev->pool, score_task, ev, n);
+        for (int i = 0; i < n; i++) {
+            ev->nll += ev->scores[i].nll;
+            ev->kl += ev->scores[i].kl;
+            ev->same_top += (uint64_t)ev->scores[i].same_top;
+            size_t vocab = (size_t)upg_model_vocab_size(ev->model);
+            if (ev->logits && fwrite(upg_session_logits(ev->session, i), sizeof(float), vocab, ev->logits) != vocab)
+                return upg_fail(e, "%s: %s", ev->o->logits, strerror(errno));
+        }
+        ev->n += (uint64_t)n;
+    }
+    if (ev->reference && upg_session_truncate(ev->reference_session, 0, 0, e)) return -1;
+    return upg_session_truncate(ev->session, 0, 0, e);
+}
+
+static int open_logits(evaluation *ev, uint64_t n_rows, upg_error *e) {
+    if (!(ev->logits = fopen(ev->o->logits, "wb"))) return upg_fail(e, "%s: %s", ev->o->logits, strerror(errno));
+    uint64_t vocab = (uint64_t)upg_model_vocab_size(ev->model);
+    char header[256];
+    int n = snprintf(header, sizeof header, "{\"logits\":{\"dtype\":\"F32\",\"shape\":[%llu,%llu],\"data_offsets\":[0,%llu]}}",
+                     (unsigned long long)n_rows, (unsigned long long)vocab, (unsigned long long)(n_rows * vocab * 4));
+    while (n % 8) header[n++] = ' ';
+    uint8_t size[8] = {(uint8_t)n, (uint8_t)(n >> 8)};
+    bool ok = fwrite(size, 1, 8, ev->logits) == 8 && fwrite(header, 1, (size_t)n, ev->logits) == (size_t)n;
+    return ok ? 0 : upg_fail(e, "%s: %s", ev->o->logits, strerror(errno));
+}
+
+static int evaluate(evaluation *ev, upg_error *e) {
+    uint64_t n = (ev->n_tokens - 1) / (size_t)ev->window, limit = (uint64_t)ev->o->windows;
+    if (limit && limit < n) n = limit;
+    if (ev->o->logits && open_logits(ev, n * (uint64_t)ev->window, e)) return -1;
+    for (uint64_t i = 0; i < n; i++) {
+        cli_progress_show(&((options *)(uintptr_t)ev->o)->progress, (double)i / (double)n, "windows");
+        if (cli_interrupted) return upg_fail(e, "interrupted");
+        if (window(ev, ev->tokens + i * (size_t)ev->window, e)) return -1;
+    }
+    if (ev->logits) {
+        FILE *f = ev->logits;
+        ev->logits = NULL;
+        if (fclose(f)) return upg_fail(e, "%s: %s", ev->o->logits, strerror(errno));
+    }
+    return 0;
+}
+
+static void print_result(const evaluation *ev) {
+    double n = (double)ev->n, nll = ev->nll / n;
+    if (ev->o->json) {
+        printf("{\"nll\":%.6f,\"ppl\":%.5f,", nll, exp(nll));
+        if (ev->reference) printf("\"kl\":%.6f,\"top1\":%.5f,", ev->kl / n, (double)ev->same_top / n);
+        printf("\"tokens\":%llu}\n", (unsigned long long)ev->n);
+        return;
+    }
+    printf("nll %.5f  ppl %.4f", nll, exp(nll));
+    if (ev->reference) printf("  kl %.6f  top1 %.4f", ev->kl / n, (double)ev->same_top / n);
+    printf("  tokens %llu (%s)\n", (unsigned long long)ev->n, upg_session_path(ev->session));
+}
+
+static int run(int argc, char **argv) {
+    options o = {.window = 1024};
+    int status = parse(argc, argv, &o);
+    if (status >= 0) return status;
+    upg_error e = {0};
+    evaluation *ev = upg_alloc(1, sizeof *ev, &e);
+    if (!ev) return cli_failed(&e);
+    ev->o = &o;
+    cli_catch_interrupt();
+    int rc = open_all(ev, &e) || evaluate(ev, &e);
+    cli_progress_end(&o.progress);
+    status = !rc ? CLI_OK : cli_interrupted ? CLI_INTERRUPTED : CLI_FAILED;
+    if (rc) cli_failed(&e);
+    else print_result(ev);
+    if (ev->logits) fclose(ev->logits);
+    upg_session_free(ev->session);
+    upg_session_free(ev->reference_session);
+    upg_pool_free(ev->pool);
+    upg_model_free(ev->model);
+    upg_model_free(ev->reference);
+    free(ev->tokens);
+    free(ev);
+    return status;
+}
+
+const cli_verb cli_eval = {"eval", "measure perplexity and divergence from a reference", help, run};

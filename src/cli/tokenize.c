@@ -1,0 +1,87 @@
+// upg tokenize: text to ids and back.
+#include "cli/cli.h"
+#include "format/weights.h"
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char help[] =
+    "usage: upg tokenize MODEL|tokenizer.json [--special] [--decode]\n\n"
+    "Reads standard input byte for byte and prints its token ids on one line. Nothing is added (no BOS or EOS), and no text becomes\n"
+    "a control token unless --special is given.\n\n"
+    "  --special    names of control tokens in the text become control tokens; with --decode they are printed\n"
+    "  --decode     read ids, print text\n";
+
+enum { OPT_SPECIAL = 256, OPT_DECODE };
+
+// Only the tokenizer is opened, so that a large model's weights need not be well.
+static upg_tokenizer *open_tokenizer(const char *path, upg_error *e) {
+    size_t n = strlen(path), size = 0;
+    upg_tokenizer *t = NULL;
+    if (n > 5 && !strcmp(path + n - 5, ".json")) {
+        char *json = upg_read_text(path, 64u << 20, &size, e);
+        if (json) t = upg_tokenizer_from_json(json, size, NULL, e);
+        free(json);
+        return t;
+    }
+    upg_weights w;
+    if (upg_weights_open(&w, path, e)) return NULL;
+    if (!upg_weights_tokenizer(&w, &t, e) && !t) upg_fail(e, "%s: has no tokenizer", path);
+    upg_weights_close(&w);
+    return t;
+}
+
+static int encode(const upg_tokenizer *t, const char *text, size_t n, bool special, upg_error *e) {
+    upg_ids ids = {0};
+    int rc = upg_tokenizer_encode(t, text, n, special, &ids, e);
+    for (size_t i = 0; !rc && i < ids.size; i++) printf("%s%d", i ? " " : "", ids.data[i]);
+    if (!rc) putchar('\n');
+    upg_ids_free(&ids);
+    return rc;
+}
+
+static int decode(const upg_tokenizer *t, const char *text, bool special, upg_error *e) {
+    upg_detokenizer d = {0};
+    upg_buf out = {0};
+    int rc = 0;
+    for (const char *p = text;;) {
+        while (isspace((unsigned char)*p)) p++;
+        if (!*p) break;
+        char *end;
+        errno = 0;
+        long id = strtol(p, &end, 10);
+        if (errno || end == p || id < 0 || id >= upg_tokenizer_size(t)) {
+            rc = upg_fail(e, "%.20s: not a token id below %d", p, upg_tokenizer_size(t));
+            break;
+        }
+        upg_detokenizer_push(&d, t, (int32_t)id, special, &out);
+        p = end;
+    }
+    upg_detokenizer_finish(&d, &out);
+    if (!rc) rc = upg_buf_check(&out, e);
+    if (!rc && out.size) fwrite(out.data, 1, out.size, stdout);
+    upg_buf_free(&out);
+    return rc;
+}
+
+static int run(int argc, char **argv) {
+    static const struct option longs[] = {{"special", 0, 0, OPT_SPECIAL}, {"decode", 0, 0, OPT_DECODE}, {"help", 0, 0, 'h'}, {0, 0, 0, 0}};
+    bool special = false, decoding = false;
+    int c;
+    while ((c = getopt_long(argc, argv, "h", longs, NULL)) != -1)
+        if (c == OPT_SPECIAL) special = true;
+        else if (c == OPT_DECODE) decoding = true;
+        else return cli_bad_option(&cli_tokenize, c);
+    if (optind + 1 != argc) return cli_usage(&cli_tokenize, "give one model or tokenizer.json");
+    upg_error e = {0};
+    size_t n = 0;
+    upg_tokenizer *t = open_tokenizer(argv[optind], &e);
+    char *text = t ? cli_read_all(stdin, "standard input", &n, &e) : NULL;
+    int rc = !text ? -1 : decoding ? decode(t, text, special, &e) : encode(t, text, n, special, &e);
+    free(text);
+    upg_tokenizer_free(t);
+    return rc ? cli_failed(&e) : CLI_OK;
+}
+
+const cli_verb cli_tokenize = {"tokenize", "turn text into token ids and back", help, run};

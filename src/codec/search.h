@@ -1,0 +1,21 @@
+// The encoder of the trellis code: the Viterbi algorithm over 65536 states a step, tail-biting, in 16-bit integer
+// metrics. The result is a function of the input alone: the same on every instruction set and for every way tiles are
+// grouped in calls.
+#pragma once
+#include "codec/trellis.h"
+
+typedef enum upg_search_mode {
+    UPG_SEARCH_SEAM,  // first pass over 16 steps on each side of the seam: 1.6 times as fast, 0.03 to 0.06 dB worse
+    UPG_SEARCH_EXACT, // first pass over the whole rotated tile
+} upg_search_mode;
+
+typedef struct upg_search upg_search; // workspace of one thread for one S: 1.7 MB at S = 6, 4.8 MB at S = 4
+// isa: "scalar", "avx2", "avx512" or NULL for the best here.
+upg_search *upg_search_new(int s, const char *isa, upg_error *e);
+void upg_search_free(upg_search *search);
+
+// x: [n_tiles][256] targets in units of the codebook (a weight divided by its row's scale), any finite values; they are
+// rounded to integers, and what lies far beyond the weights' -127..127 is drawn in.
+// codes: [n_tiles][4*S] words. decoded: [n_tiles][256] the weights the codes stand for.
+void upg_search_tiles(upg_search *search, upg_search_mode mode, const float *x, int n_tiles, uint32_t *codes,
+                      int8_t *decoded);

@@ -1,0 +1,14 @@
+// What a model consists of, for the command line tools and tests.
+#pragma once
+#include "program/program.h"
+#include "text/tokenizer.h"
+
+struct upg_model {
+    upg_weights weights;
+    upg_config config;
+    upg_program *program;
+    upg_tokenizer *tokenizer; // NULL if the model came without one
+};
+
+// The tokenizer of opened weights: packed in a .upg, JSON beside an original. *tokenizer is NULL if there is none.
+int upg_weights_tokenizer(const upg_weights *w, upg_tokenizer **tokenizer, upg_error *e);

@@ -1,0 +1,29 @@
+// F32, F16 and BF16 elements as f32, at any alignment. The conversions are exact.
+#include "format/weights.h"
+#include <string.h>
+
+static float from_bits(uint32_t u) {
+    float x;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+
+static float from_f16(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 1023;
+    if (exponent == 31) return from_bits(sign | 0x7f800000 | fraction << 13);
+    if (exponent) return from_bits(sign | (exponent + 112) << 23 | fraction << 13);
+    float x = (float)fraction * 0x1p-24f; // zero or denormal
+    return sign ? -x : x;
+}
+
+void upg_tensor_floats(const upg_tensor *t, int64_t first, int64_t n, float *out) {
+    if (t->encoding == UPG_F32) {
+        memcpy(out, t->data + first * 4, (size_t)n * 4);
+        return;
+    }
+    const uint8_t *p = t->data + first * 2;
+    if (t->encoding == UPG_BF16)
+        for (int64_t i = 0; i < n; i++) out[i] = from_bits((uint32_t)upg_le16(p + 2 * i) << 16);
+    else
+        for (int64_t i = 0; i < n; i++) out[i] = from_f16(upg_le16(p + 2 * i));
+}

@@ -1,0 +1,81 @@
+// A model's weights as named tensors plus the texts that describe the model, whatever file they came from.
+// The readers behind this header are where hostile input ends: what they return has every size, offset and shape
+// checked.
+#pragma once
+#include "base/base.h"
+
+typedef enum upg_encoding {
+    UPG_F32,
+    UPG_F16,
+    UPG_BF16,
+    UPG_INT8,    // rotated basis, one scale a row; codec/panel.h
+    UPG_TRELLIS, // rotated basis, one scale a row; codec/trellis.h
+    UPG_BYTES,   // raw bytes: the packed tokenizer
+} upg_encoding;
+
+typedef struct upg_tensor {
+    const char *name;
+    upg_encoding encoding;
+    int s;              // trellis: bits a step (2K); else 0
+    int64_t rows, cols; // a vector of n values is 1 x n; sizes are at most 2^31-1 each and rows*cols at most 2^40
+    const uint8_t
+        *data; // [bytes], the encoding's own layout; 64-byte aligned in .upg files, any alignment in safetensors
+    size_t bytes;
+    const float *scale; // [rows], INT8 and TRELLIS only: finite, 0 or within 2^-50..2^30 in magnitude
+    uint8_t hash[16];   // .upg: XXH3-128 of data, as recorded (canonical big-endian)
+    uint8_t scale_hash[16];
+} upg_tensor;
+
+typedef struct upg_weights {
+    upg_tensor *tensors; // [n], sorted by name
+    size_t n;
+    char *config;            // JSON text with the keys of a Hugging Face config.json; NUL-terminated
+    char *generation_config; // JSON text or NULL (in a .upg it is folded into config)
+    char *tokenizer_json;    // text of tokenizer.json, or NULL (a .upg has the BYTES tensor "tokenizer" instead)
+    char *tokenizer_config;  // text of tokenizer_config.json, or NULL
+    char *chat_template;     // or NULL
+    char *report;            // .upg: JSON text of the compression report, or NULL
+    uint64_t rotation_seed;  // .upg
+    size_t file_bytes;       // size of all files the tensors live in
+    bool compressed;         // true for a .upg
+    struct upg_weights_storage *storage;
+} upg_weights;
+
+// path: a .upg file, a .safetensors file beside its config.json, or a folder with config.json and model.safetensors or
+// model.safetensors.index.json. What the format or we do not allow is one clear line naming the file and tensor, type
+// or key.
+int upg_weights_open(upg_weights *w, const char *path, upg_error *e);
+// A .upg image already in memory, which must outlive w. name is for messages.
+int upg_weights_open_memory(upg_weights *w, const uint8_t *data, size_t size, const char *name, upg_error *e);
+void upg_weights_close(upg_weights *w);
+const upg_tensor *upg_weights_find(const upg_weights *w, const char *name); // or NULL
+// Recomputes every tensor's hash (.upg only) and names the first that differs from the recorded one.
+int upg_weights_verify(const upg_weights *w, upg_error *e);
+
+// Elements first..first+n-1 (row-major) of an F32, F16 or BF16 tensor as f32.
+void upg_tensor_floats(const upg_tensor *t, int64_t first, int64_t n, float *out);
+// Bytes of a tensor in an encoding, padding included; 0 if the shape is not allowed.
+size_t upg_encoded_bytes(upg_encoding encoding, int s, int64_t rows, int64_t cols);
+const char *upg_encoding_name(upg_encoding encoding);
+
+// Writing a .upg: a temporary file beside the target, tensors appended one by one (their shapes declared beforehand, so
+// that the header's size is known), then fsync and rename. Nothing of that name exists before it is whole.
+typedef struct upg_writer upg_writer;
+typedef struct upg_writer_tensor {
+    const char *name;
+    upg_encoding encoding;
+    int s;
+    int64_t rows, cols;
+} upg_writer_tensor;
+// config, chat_template (may be NULL) and the tensor list are copied. The file's exact size is known from here on.
+upg_writer *upg_writer_new(const char *path, const char *config, const char *chat_template, uint64_t rotation_seed,
+                           const upg_writer_tensor *tensors, size_t n, size_t report_room, upg_error *e);
+size_t upg_writer_size(const upg_writer *w);
+// The size the file would have, without writing anything (upg_writer_new's arguments).
+size_t upg_writer_plan(const char *config, const char *chat_template, const upg_writer_tensor *tensors, size_t n,
+                       size_t report_room);
+// Tensor i's data (upg_encoded_bytes) and, for rotated encodings, its row scales. Any order, any thread, each once.
+int upg_writer_put(upg_writer *w, size_t i, const void *data, const float *scale, upg_error *e);
+// report: JSON text of at most report_room bytes, or NULL. On success the target exists, whole and synced.
+int upg_writer_finish(upg_writer *w, const char *report, upg_error *e);
+void upg_writer_free(upg_writer *w); // removes the temporary file if not finished

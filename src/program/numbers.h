@@ -1,0 +1,71 @@
+// Numbers and layouts that every backend shares: bit casts, guards, signs, block sizes, the KV cache's layout, RoPE tables.
+#pragma once
+#include "arch/config.h"
+#include <string.h>
+
+#define UPG_GUARD_HIGH 0x58800000u // bits of 2^50
+#define UPG_GUARD_LOW  0x21800000u // bits of 2^-60
+
+enum { UPG_KV_BLOCK = 256 }; // positions in a block of the KV cache
+
+static inline uint32_t upg_bits(float x) {
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    return u;
+}
+static inline float upg_float(uint32_t u) {
+    float x;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+
+// block(n) of docs/arithmetic.md: the largest power of two that divides n, at most 256.
+static inline int upg_block(int n) {
+    int b = n & -n;
+    return b < 256 ? b : 256;
+}
+
+static inline uint64_t upg_splitmix64(uint64_t seed, uint64_t i) {
+    uint64_t z = seed + (i + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+}
+// The sign bit of input i: 0 or 0x80000000.
+static inline uint32_t upg_sign(uint64_t seed, uint64_t i) { return (uint32_t)(upg_splitmix64(seed, i) >> 63) << 31; }
+
+// One layer's int8 KV cache is a pool of blocks; a block holds for each KV head, one after another:
+// k [256][dim] int8, v [256][dim] int8, k_scale [256] f32, v_scale [256] f32.
+typedef struct upg_kv_head {
+    int8_t *k, *v;
+    float *k_scale, *v_scale;
+} upg_kv_head;
+typedef struct upg_kv_pool {
+    uint8_t *data;       // the layer's first block
+    size_t block_stride; // bytes from a block to the next
+} upg_kv_pool;
+static inline size_t upg_kv_head_bytes(int dim) { return (size_t)UPG_KV_BLOCK * (2 * (size_t)dim + 2 * sizeof(float)); }
+static inline upg_kv_head upg_kv_head_at(const upg_kv_pool *pool, int32_t block, int head, int dim) {
+    uint8_t *p = pool->data + (size_t)block * pool->block_stride + (size_t)head * upg_kv_head_bytes(dim);
+    size_t n = (size_t)UPG_KV_BLOCK * (size_t)dim;
+    float *scales = (float *)(void *)(p + 2 * n);
+    return (upg_kv_head){(int8_t *)p, (int8_t *)p + n, scales, scales + UPG_KV_BLOCK};
+}
+
+// One query head's attention. first..position are the visible keys.
+typedef struct upg_attend {
+    const int8_t *q; // [dim]
+    float q_scale, c;
+    int dim, b; // head_dim and its block
+    int first, position, head;
+    const int32_t *blocks; // the sequence's block table
+    const upg_kv_pool *pool;
+} upg_attend;
+
+// cosine, sine: [n_positions][rotary_dim/2]
+void upg_rope_tables(const upg_config *c, int n_positions, float *cosine, float *sine);
+double upg_elog(double x);
+double upg_eexp(double x);
+void upg_esincos(double x, double *sine, double *cosine);
+float upg_exp(float x); // section 8
+float upg_log(float x);

@@ -1,0 +1,246 @@
+// What each op computes: docs/arithmetic.md as code, one row at a time. This is the scalar reference and, compiled again with other
+// flags, the vector paths: the loops are written so that a compiler can vectorise them without changing a bit (no reassociation, no
+// contraction; the order of independent elements does not matter). Include it in one .c file an instruction set.
+//
+// Functions return the row's flag: nonzero if a guard met a value that is not finite or not below 2^50.
+#pragma once
+#include "program/numbers.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+// Largest magnitude as bits: for non-negative floats the order of bit patterns is the order of values.
+static inline uint32_t max_bits(const float *v, int n) {
+    uint32_t m = 0;
+    for (int i = 0; i < n; i++) {
+        uint32_t u = upg_bits(v[i]) & 0x7fffffff;
+        m = u > m ? u : m;
+    }
+    return m;
+}
+
+static inline float guard(float x, uint32_t *flag) {
+    uint32_t u = upg_bits(x) & 0x7fffffff;
+    *flag |= u >= UPG_GUARD_HIGH;
+    return u >= UPG_GUARD_HIGH || u < UPG_GUARD_LOW ? 0.0f : x;
+}
+
+static inline float op_exp(float x) {
+    float y = x > 80.0f ? 80.0f : x < -80.0f ? -80.0f : x;
+    float k = rintf(y * 0x1.715476p+0f);
+    float r = fmaf(k, -0x1.62e400p-1f, y);
+    r = fmaf(k, -0x1.7f7d1cp-20f, r);
+    float p = 0x1.a01a02p-13f;
+    p = fmaf(p, r, 0x1.6c16c2p-10f);
+    p = fmaf(p, r, 0x1.111112p-7f);
+    p = fmaf(p, r, 0x1.555556p-5f);
+    p = fmaf(p, r, 0x1.555556p-3f);
+    p = fmaf(p, r, 0x1p-1f);
+    p = fmaf(p, r, 0x1p+0f);
+    p = fmaf(p, r, 0x1p+0f);
+    return x < -80.0f ? 0.0f : upg_float(upg_bits(p) + ((uint32_t)(int32_t)k << 23));
+}
+
+// The 256-lane sum of squares of the guarded x (sections 6 and 7).
+static inline float sum_of_squares(const float *x, int n, uint32_t *flag) {
+    float lane[256] = {0};
+    uint32_t f = 0;
+    for (int i = 0; i < n; i += 256) {
+        int m = n - i < 256 ? n - i : 256;
+        for (int j = 0; j < m; j++) {
+            float g = guard(x[i + j], &f);
+            lane[j] = lane[j] + g * g;
+        }
+    }
+    for (int h = 128; h; h >>= 1)
+        for (int j = 0; j < h; j++) lane[j] = lane[j] + lane[j + h];
+    *flag |= f;
+    return lane[0];
+}
+
+static inline uint32_t op_rmsnorm(const float *x, const float *weight, int n, float eps, float *y) {
+    uint32_t flag = 0;
+    float t = sum_of_squares(x, n, &flag);
+    float r = 1.0f / sqrtf(t / (float)n + eps);
+    for (int i = 0; i < n; i++) {
+        uint32_t ignored = 0;
+        y[i] = (guard(x[i], &ignored) * r) * weight[i];
+    }
+    return flag;
+}
+
+static inline uint32_t op_swiglu(const float *gate, const float *up, int n, float *y) {
+    uint32_t flag = 0;
+    for (int i = 0; i < n; i++) {
+        float g = guard(gate[i], &flag), u = guard(up[i], &flag);
+        y[i] = (g / (1.0f + op_exp(-g))) * u;
+    }
+    return flag;
+}
+
+static inline void op_add(float *x, const float *delta, int n) {
+    for (int i = 0; i < n; i++) x[i] = x[i] + delta[i];
+}
+
+typedef float f32x16 __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint32_t u32x16 __attribute__((vector_size(64), aligned(4), may_alias));
+#define PICK16(v, h, set)                                                                                                  \
+    __builtin_shufflevector(v, v, PICK(0, h, set), PICK(1, h, set), PICK(2, h, set), PICK(3, h, set), PICK(4, h, set),     \
+                            PICK(5, h, set), PICK(6, h, set), PICK(7, h, set), PICK(8, h, set), PICK(9, h, set),           \
+                            PICK(10, h, set), PICK(11, h, set), PICK(12, h, set), PICK(13, h, set), PICK(14, h, set),      \
+                            PICK(15, h, set))
+#define PICK(i, h, set)  ((set) ? (i) | (h) : (i) & ~(h))
+#define SIGN(i, h)       ((i) & (h) ? 0x80000000u : 0u)
+#define SIGN16(h)                                                                                                          \
+    (u32x16) {                                                                                                             \
+        SIGN(0, h), SIGN(1, h), SIGN(2, h), SIGN(3, h), SIGN(4, h), SIGN(5, h), SIGN(6, h), SIGN(7, h), SIGN(8, h),        \
+            SIGN(9, h), SIGN(10, h), SIGN(11, h), SIGN(12, h), SIGN(13, h), SIGN(14, h), SIGN(15, h)                       \
+    }
+// One butterfly of stride h < 16 inside 16 values: a - b as a + (-b), which is the same value.
+#define BUTTERFLY16(v, h) (PICK16(v, h, 0) + (f32x16)((u32x16)PICK16(v, h, 1) ^ SIGN16(h)))
+
+// H_b in place on one block of b values (section 2).
+static inline void hadamard_block(float *v, int b) {
+    int h = 1;
+    if (b >= 16) {
+        for (int i = 0; i < b; i += 16) {
+            f32x16 x = *(f32x16 *)(v + i);
+            x = BUTTERFLY16(x, 1);
+            x = BUTTERFLY16(x, 2);
+            x = BUTTERFLY16(x, 4);
+            *(f32x16 *)(v + i) = BUTTERFLY16(x, 8);
+        }
+        h = 16;
+    }
+    for (; h < b; h *= 2)
+        for (int i = 0; i < b; i += 2 * h)
+            for (int j = i; j < i + h; j++) {
+                float x = v[j], y = v[j + h];
+                v[j] = x + y;
+                v[j + h] = x - y;
+            }
+}
+
+static inline void hadamard(float *v, int n, int b) {
+    for (int i = 0; i < n; i += b) hadamard_block(v + i, b);
+}
+
+// Section 4, steps 1 and 2. x: [cols]; sign: [cols] 0 or 0x80000000; work: [n]; q: [n]; d, q_sum: [n/b], q_sum the sum of a group's q.
+static inline uint32_t op_quantise(const float *x, int cols, int n, int b, const uint32_t *sign, float *work, int8_t *q, uint8_t *d,
+                                   int32_t *q_sum, float *m) {
+    uint32_t flag = 0;
+    for (int i = 0; i < cols; i++) work[i] = upg_float(upg_bits(guard(x[i], &flag)) ^ sign[i]);
+    for (int i = cols; i < n; i++) work[i] = 0.0f;
+    hadamard(work, n, b);
+    uint32_t mb = max_bits(work, n);
+    if (mb < UPG_GUARD_LOW) {
+        memset(q, 0, (size_t)n);
+        memset(d, 0, (size_t)(n / b));
+        memset(q_sum, 0, (size_t)(n / b) * sizeof *q_sum);
+        *m = 0.0f;
+        return flag;
+    }
+    *m = upg_float(mb);
+    float inv = 127.0f / *m;
+    for (int g = 0; g < n / b; g++) {
+        uint32_t gb = max_bits(work + g * b, b);
+        int e = gb ? (int)(mb >> 23) - (int)(gb >> 23) - ((gb & 0x7fffff) > (mb & 0x7fffff)) : 14;
+        d[g] = (uint8_t)(e < 14 ? e : 14);
+        float two_d = (float)(1 << d[g]);
+        int32_t sum = 0;
+        for (int i = g * b; i < (g + 1) * b; i++) {
+            int32_t v = (int32_t)rintf((work[i] * inv) * two_d);
+            q[i] = (int8_t)v;
+            sum += v;
+        }
+        q_sum[g] = sum;
+    }
+    return flag;
+}
+
+static inline void op_rope(float *v, const float *cosine, const float *sine, int half) {
+    for (int j = 0; j < half; j++) {
+        float a = v[j], b = v[j + half], c = cosine[j], s = sine[j];
+        v[j] = (a * c) - (b * s);
+        v[j + half] = (b * c) + (a * s);
+    }
+}
+
+// quantise_head of section 11; v is overwritten.
+static inline uint32_t op_quantise_head(float *v, int dim, int b, int8_t *q, float *scale) {
+    uint32_t flag = 0;
+    for (int i = 0; i < dim; i++) v[i] = guard(v[i], &flag);
+    hadamard(v, dim, b);
+    uint32_t mb = max_bits(v, dim);
+    if (mb < UPG_GUARD_LOW) {
+        memset(q, 0, (size_t)dim);
+        *scale = 0.0f;
+        return flag;
+    }
+    float m = upg_float(mb), inv = 127.0f / m;
+    for (int i = 0; i < dim; i++) q[i] = (int8_t)(int32_t)rintf(v[i] * inv);
+    *scale = m * 0x1.020408p-7f;
+    return flag;
+}
+
+static inline int32_t dot_i8(const int8_t *a, const int8_t *b, int n) {
+    int32_t sum = 0;
+    for (int i = 0; i < n; i++) sum += (int16_t)a[i] * (int16_t)b[i];
+    return sum;
+}
+
+// One block of keys, visible ones j0..j1 (inside the block). ob: [dim] i32 sums and then f32 values.
+static inline void attend_block(const int8_t *q, float qc, const upg_kv_head *kv, int dim, int j0, int j1, float *mb, float *lb, float *ob) {
+    float score[UPG_KV_BLOCK];
+    int32_t weight[UPG_KV_BLOCK], acc[UPG_MAX_HEAD_DIM] = {0};
+    float m = 0.0f, v_max = 0.0f;
+    for (int j = j0; j < j1; j++) {
+        float s = (float)dot_i8(q, kv->k + (size_t)j * (size_t)dim, dim) * (qc * kv->k_scale[j]);
+        score[j] = s;
+        m = j == j0 || s > m ? s : m;
+        v_max = kv->v_scale[j] > v_max ? kv->v_scale[j] : v_max;
+    }
+    float f = v_max > 0.0f ? 32767.0f / v_max : 0.0f;
+    int32_t sum = 0;
+    for (int j = j0; j < j1; j++) {
+        float p = op_exp(score[j] - m);
+        sum += (int32_t)rintf(32767.0f * p);
+        weight[j] = (int32_t)rintf(p * (kv->v_scale[j] * f));
+    }
+    for (int j = j0; j < j1; j++) {
+        const int8_t *v = kv->v + (size_t)j * (size_t)dim;
+        for (int i = 0; i < dim; i++) acc[i] += weight[j] * v[i];
+    }
+    for (int i = 0; i < dim; i++) ob[i] = (float)acc[i] * v_max;
+    *mb = m;
+    *lb = (float)sum;
+}
+
+// Attention of one query head at `position` over the keys first..position of its sequence (section 11). out: [dim].
+static inline void op_attend(const upg_attend *a, float *out) {
+    float ob[UPG_MAX_HEAD_DIM], m = 0.0f, l = 0.0f;
+    float qc = a->q_scale * a->c;
+    bool first = true;
+    for (int block = a->first / UPG_KV_BLOCK; block <= a->position / UPG_KV_BLOCK; block++) {
+        int base = block * UPG_KV_BLOCK;
+        int j0 = a->first > base ? a->first - base : 0;
+        int j1 = a->position - base + 1 < UPG_KV_BLOCK ? a->position - base + 1 : UPG_KV_BLOCK;
+        upg_kv_head kv = upg_kv_head_at(a->pool, a->blocks[block], a->head, a->dim);
+        float mb, lb;
+        attend_block(a->q, qc, &kv, a->dim, j0, j1, &mb, &lb, first ? out : ob);
+        if (first) {
+            m = mb;
+            l = lb;
+            first = false;
+            continue;
+        }
+        float top = mb > m ? mb : m, x = op_exp(m - top), y = op_exp(mb - top);
+        for (int i = 0; i < a->dim; i++) out[i] = (out[i] * x) + (ob[i] * y);
+        l = (l * x) + (lb * y);
+        m = top;
+    }
+    for (int i = 0; i < a->dim; i++) out[i] = out[i] / l;
+    hadamard(out, a->dim, a->b);
+    float back = 1.0f / (float)a->b;
+    for (int i = 0; i < a->dim; i++) out[i] = out[i] * back;
+}
