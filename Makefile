@@ -2,6 +2,8 @@
 # missing. SAN=address,undefined builds everything under sanitizers in its own folder. CC=clang works too.
 CC      ?= cc
 SAN     ?=
+V       ?=
+Q       := $(if $V,,@)
 PREFIX  ?= /usr/local
 B       := build$(if $(SAN),/san)
 PKGS    := openblas libxxhash libzstd libutf8proc
@@ -55,23 +57,30 @@ $B/%_avx2.o: ISA_FLAGS = $(AVX2_FLAGS)
 $B/%_avx512.o: ISA_FLAGS = $(AVX512_FLAGS)
 $B/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(BASE_FLAGS) $(ISA_FLAGS) -MMD -MP -c $< -o $@
+	$(if $V,,@echo "  CC   $@")
+	$Q$(CC) $(CFLAGS) $(BASE_FLAGS) $(ISA_FLAGS) -MMD -MP -c $< -o $@
 $B/third_party/%.o: third_party/%.c
 	@mkdir -p $(@D)
-	$(CC) -O2 -g -fPIC -fvisibility=hidden $(if $(SAN),-fsanitize=$(SAN)) -c $< -o $@
+	$(if $V,,@echo "  CC   $@")
+	$Q$(CC) -O2 -g -fPIC -fvisibility=hidden $(if $(SAN),-fsanitize=$(SAN)) -c $< -o $@
 $B/src/cli/default_model.o: src/cli/default_model.S models/tales.upg
 	@mkdir -p $(@D)
 	$(CC) -c $< -o $@
 $B/libupg.a: $(LIB_OBJ)
-	rm -f $@ && $(AR) rcs $@ $^
+	$(if $V,,@echo "  AR   $@")
+	$Qrm -f $@ && $(AR) rcs $@ $^
 $B/libupg.so: $(LIB_OBJ)
-	$(CC) -shared $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) -Wl,-soname,libupg.so.0 $^ $(LIBS) -o $@
+	$(if $V,,@echo "  LD   $@")
+	$Q$(CC) -shared $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) -Wl,-soname,libupg.so.0 $^ $(LIBS) -o $@
 $B/upg: $(CLI_OBJ) $B/libupg.a
-	$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ $(LIBS) -o $@
+	$(if $V,,@echo "  LD   $@")
+	$Q$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ $(LIBS) -o $@
 $B/tests/%: $B/tests/%.o $B/libupg.a
-	$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ -lcmocka -lpcre2-8 $(LIBS) -o $@
+	$(if $V,,@echo "  LD   $@")
+	$Q$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ -lcmocka -lpcre2-8 $(LIBS) -o $@
 $B/bench/%: $B/bench/%.o $B/libupg.a
-	$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ $(LIBS) -o $@
+	$(if $V,,@echo "  LD   $@")
+	$Q$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ $(LIBS) -o $@
 -include $(shell find $B -name '*.d' 2>/dev/null)
 
 setup:

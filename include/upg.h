@@ -64,7 +64,8 @@ typedef struct upg_row {
 } upg_row;
 // Runs n_rows rows as one batch. Logits do not depend on how rows are batched, on threads or on the device. On failure no sequence grows.
 UPG_API int upg_session_run(upg_session *s, const upg_row *rows, int n_rows, upg_error *e);
-// Appends tokens in batches of max_rows and asks for the last one's logits (logits index 0).
+// Appends tokens in batches of max_rows and asks for the last one's logits (logits index 0). On failure, a value that is not finite
+// included, the sequence has its old length.
 UPG_API int upg_session_prefill(upg_session *s, int sequence, const int32_t *tokens, size_t n, upg_error *e);
 // [vocab_size] logits of the i-th row of the last batch that asked for them. Owned by the session, valid until the next run.
 UPG_API const float *upg_session_logits(const upg_session *s, int i);

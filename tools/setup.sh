@@ -6,7 +6,7 @@ packages="gcc make pkg-config libc6-dev libopenblas-dev libxxhash-dev libzstd-de
 for goal in "$@"; do
     case $goal in
     test) packages="$packages git libcmocka-dev libpcre2-dev python3 python3-numpy" ;;
-    fuzz) packages="$packages clang llvm" ;;
+    fuzz) packages="$packages clang llvm libclang-rt-dev" ;;
     esac
 done
 missing=
@@ -24,10 +24,11 @@ fi
 sudo=
 if [ "$(id -u)" != 0 ]; then
     command -v sudo >/dev/null 2>&1 || { echo "tools/setup.sh: run as root or install sudo; needed:$missing" >&2; exit 1; }
-    sudo=sudo
+    sudo="sudo env DEBIAN_FRONTEND=noninteractive"
 fi
 echo "tools/setup.sh: installing$missing"
 export DEBIAN_FRONTEND=noninteractive
+# shellcheck disable=SC2086
 $sudo apt-get update -qq
 # shellcheck disable=SC2086
 $sudo apt-get install -y -qq --no-install-recommends $missing

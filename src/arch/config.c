@@ -26,12 +26,20 @@ static int get_num(yyjson_val *o, const char *key, bool optional, double lo, dou
     return 0;
 }
 
-// A key that must be absent, null or false (or, for strings, equal to allowed).
+// A key that must be absent, null or false; if allowed is a string, absent, null or equal to that.
 static int must_be(yyjson_val *o, const char *key, const char *allowed, upg_error *e) {
     yyjson_val *v = yyjson_obj_get(o, key);
-    if (!v || yyjson_is_null(v) || yyjson_is_false(v)) return 0;
-    if (allowed && yyjson_equals_str(v, allowed)) return 0;
+    if (!v || yyjson_is_null(v)) return 0;
+    if (allowed ? yyjson_equals_str(v, allowed) : yyjson_is_false(v)) return 0;
     return upg_fail(e, "config: %s has a value that is not implemented", key);
+}
+
+static int get_bool(yyjson_val *o, const char *key, bool *value, upg_error *e) {
+    yyjson_val *v = yyjson_obj_get(o, key);
+    if (!v || yyjson_is_null(v)) return 0;
+    if (!yyjson_is_bool(v)) return upg_fail(e, "config: %s is neither true nor false", key);
+    *value = yyjson_is_true(v);
+    return 0;
 }
 
 static int rope_scaling(upg_config *c, yyjson_val *o, upg_error *e) {
@@ -76,16 +84,18 @@ static int heads(upg_config *c, yyjson_val *o, upg_error *e) {
     c->head_dim = c->hidden_size / c->n_heads;
     if (get_int(o, "num_key_value_heads", true, 1, 4096, &c->n_kv_heads, e) ||
         get_int(o, "head_dim", true, 2, UPG_MAX_HEAD_DIM, &c->head_dim, e) ||
-        get_num(o, "partial_rotary_factor", true, 0.01, 1, &partial, e))
+        get_num(o, "partial_rotary_factor", true, 0.001, 1, &partial, e))
         return -1;
     if (c->head_dim < 2 || c->head_dim > UPG_MAX_HEAD_DIM)
         return upg_fail(e, "config: head_dim is %d, not within 2..%d", c->head_dim, UPG_MAX_HEAD_DIM);
     if (c->n_heads % c->n_kv_heads)
         return upg_fail(e, "config: num_attention_heads %d is not a multiple of num_key_value_heads %d", c->n_heads, c->n_kv_heads);
     if ((int64_t)c->head_dim * (c->n_heads + 2 * c->n_kv_heads) > 1 << 20)
-        return upg_fail(e, "config: %d heads of %d are too many", c->n_heads, c->head_dim);
+        return upg_fail(e, "config: num_attention_heads %d of head_dim %d are too many", c->n_heads, c->head_dim);
     c->rotary_dim = (int)(partial * c->head_dim);
-    return c->rotary_dim % 2 || !c->rotary_dim ? upg_fail(e, "config: the rotary width %d is not even", c->rotary_dim) : 0;
+    if (c->rotary_dim < 2 || c->rotary_dim % 2)
+        return upg_fail(e, "config: partial_rotary_factor of head_dim %d is %d, not even and at least 2", c->head_dim, c->rotary_dim);
+    return 0;
 }
 
 static int parse(upg_config *c, yyjson_val *o, upg_error *e) {
@@ -100,18 +110,17 @@ static int parse(upg_config *c, yyjson_val *o, upg_error *e) {
         get_int(o, "intermediate_size", false, 1, UPG_MAX_INPUTS, &c->ffn_size, e) ||
         get_int(o, "num_hidden_layers", false, 1, UPG_MAX_LAYERS, &c->n_layers, e) || heads(c, o, e) ||
         get_int(o, "max_position_embeddings", false, 1, 1 << 24, &c->max_positions, e) ||
-        get_int(o, "sliding_window", true, 1, INT32_MAX, &window, e) || get_num(o, "rms_norm_eps", false, 1e-12, 1, &eps, e) ||
+        get_int(o, "sliding_window", true, 1, INT32_MAX, &window, e) || get_num(o, "rms_norm_eps", false, 1e-12f, 1, &eps, e) ||
         get_num(o, "rope_theta", true, 1, 1e12, &theta, e) || rope_scaling(c, o, e) ||
         get_int(o, "bos_token_id", true, -1, c->vocab_size - 1, &c->bos, e) || eos_tokens(c, o, e))
         return -1;
     if (must_be(o, "hidden_act", "silu", e) || must_be(o, "attention_bias", NULL, e) || must_be(o, "mlp_bias", NULL, e) ||
-        must_be(o, "quantization_config", NULL, e))
+        must_be(o, "quantization_config", NULL, e) || get_bool(o, "tie_word_embeddings", &c->tied, e))
         return -1;
     // A window that no position can exceed is the same as none.
     c->sliding_window = window && window < c->max_positions ? window : 0;
     c->rms_eps = (float)eps;
     c->rope_theta = theta;
-    c->tied = yyjson_is_true(yyjson_obj_get(o, "tie_word_embeddings"));
     return 0;
 }
 
@@ -129,46 +138,47 @@ int upg_config_parse(upg_config *c, const char *config, const char *generation, 
     return rc;
 }
 
-static void add_rope_scaling(yyjson_mut_doc *d, yyjson_mut_val *o, const upg_config *c) {
-    if (c->rope_scaling == UPG_ROPE_PLAIN) return;
+static bool add_rope_scaling(yyjson_mut_doc *d, yyjson_mut_val *o, const upg_config *c) {
+    if (c->rope_scaling == UPG_ROPE_PLAIN) return true;
     bool llama3 = c->rope_scaling == UPG_ROPE_LLAMA3;
     yyjson_mut_val *s = yyjson_mut_obj_add_obj(d, o, "rope_scaling");
-    yyjson_mut_obj_add_str(d, s, "rope_type", llama3 ? "llama3" : "linear");
-    yyjson_mut_obj_add_real(d, s, "factor", c->rope_factor);
-    if (!llama3) return;
-    yyjson_mut_obj_add_real(d, s, "low_freq_factor", c->rope_low);
-    yyjson_mut_obj_add_real(d, s, "high_freq_factor", c->rope_high);
-    yyjson_mut_obj_add_real(d, s, "original_max_position_embeddings", c->rope_original);
+    bool ok = yyjson_mut_obj_add_str(d, s, "rope_type", llama3 ? "llama3" : "linear") &&
+              yyjson_mut_obj_add_real(d, s, "factor", c->rope_factor);
+    if (!llama3) return ok;
+    return ok && yyjson_mut_obj_add_real(d, s, "low_freq_factor", c->rope_low) &&
+           yyjson_mut_obj_add_real(d, s, "high_freq_factor", c->rope_high) &&
+           yyjson_mut_obj_add_real(d, s, "original_max_position_embeddings", c->rope_original);
 }
 
-int upg_config_write(const upg_config *c, upg_buf *out, upg_error *e) {
-    yyjson_mut_doc *d = yyjson_mut_doc_new(NULL);
-    yyjson_mut_val *o = d ? yyjson_mut_obj(d) : NULL;
-    if (!o) {
-        yyjson_mut_doc_free(d);
-        return upg_fail(e, "out of memory");
-    }
-    yyjson_mut_doc_set_root(d, o);
-    yyjson_mut_arr_add_str(d, yyjson_mut_obj_add_arr(d, o, "architectures"), c->arch->name);
+static bool add_all(yyjson_mut_doc *d, yyjson_mut_val *o, const upg_config *c) {
+    bool ok = yyjson_mut_arr_add_str(d, yyjson_mut_obj_add_arr(d, o, "architectures"), c->arch->name);
     const struct {
         const char *key;
         int value;
     } ints[] = {{"vocab_size", c->vocab_size},          {"hidden_size", c->hidden_size},      {"intermediate_size", c->ffn_size},
                 {"num_hidden_layers", c->n_layers},     {"num_attention_heads", c->n_heads},  {"num_key_value_heads", c->n_kv_heads},
                 {"head_dim", c->head_dim},              {"max_position_embeddings", c->max_positions}};
-    for (size_t i = 0; i < sizeof ints / sizeof *ints; i++) yyjson_mut_obj_add_int(d, o, ints[i].key, ints[i].value);
-    if (c->sliding_window) yyjson_mut_obj_add_int(d, o, "sliding_window", c->sliding_window);
-    if (c->rotary_dim != c->head_dim)
-        yyjson_mut_obj_add_real(d, o, "partial_rotary_factor", (c->rotary_dim + 0.5) / c->head_dim);
-    yyjson_mut_obj_add_real(d, o, "rms_norm_eps", c->rms_eps);
-    yyjson_mut_obj_add_real(d, o, "rope_theta", c->rope_theta);
-    add_rope_scaling(d, o, c);
-    yyjson_mut_obj_add_bool(d, o, "tie_word_embeddings", c->tied);
-    if (c->bos >= 0) yyjson_mut_obj_add_int(d, o, "bos_token_id", c->bos);
+    for (size_t i = 0; i < sizeof ints / sizeof *ints; i++)
+        ok = ok && yyjson_mut_obj_add_int(d, o, ints[i].key, ints[i].value);
+    if (c->sliding_window) ok = ok && yyjson_mut_obj_add_int(d, o, "sliding_window", c->sliding_window);
+    if (c->rotary_dim != c->head_dim) // half a unit more than the width, for the product to round down to it
+        ok = ok && yyjson_mut_obj_add_real(d, o, "partial_rotary_factor", (c->rotary_dim + 0.5) / c->head_dim);
+    ok = ok && yyjson_mut_obj_add_real(d, o, "rms_norm_eps", c->rms_eps) &&
+         yyjson_mut_obj_add_real(d, o, "rope_theta", c->rope_theta) && add_rope_scaling(d, o, c) &&
+         yyjson_mut_obj_add_bool(d, o, "tie_word_embeddings", c->tied);
+    if (c->bos >= 0) ok = ok && yyjson_mut_obj_add_int(d, o, "bos_token_id", c->bos);
     yyjson_mut_val *eos = yyjson_mut_obj_add_arr(d, o, "eos_token_id");
-    for (int i = 0; i < c->n_eos; i++) yyjson_mut_arr_add_int(d, eos, c->eos[i]);
+    ok = ok && eos;
+    for (int i = 0; i < c->n_eos; i++) ok = ok && yyjson_mut_arr_add_int(d, eos, c->eos[i]);
+    return ok;
+}
+
+int upg_config_write(const upg_config *c, upg_buf *out, upg_error *e) {
+    yyjson_mut_doc *d = yyjson_mut_doc_new(NULL);
+    yyjson_mut_val *o = d ? yyjson_mut_obj(d) : NULL;
+    if (o) yyjson_mut_doc_set_root(d, o);
     size_t n = 0;
-    char *text = yyjson_mut_write(d, 0, &n);
+    char *text = o && add_all(d, o, c) ? yyjson_mut_write(d, 0, &n) : NULL;
     yyjson_mut_doc_free(d);
     if (!text) return upg_fail(e, "out of memory");
     upg_buf_add(out, text, n);

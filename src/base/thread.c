@@ -38,16 +38,17 @@ static void pause_cpu(void) {
 #endif
 }
 
-// Denormals count as zero (docs/arithmetic.md, section 1). Returns the mode to restore.
-static uint64_t flush_denormals(void) {
+// The mode of docs/arithmetic.md, section 1, whatever the program around us set: denormals count as zero, rounding is to
+// nearest, nothing traps. Returns the mode to restore.
+static uint64_t set_mode(void) {
 #if defined(__x86_64__)
     unsigned csr = _mm_getcsr();
-    _mm_setcsr(csr | 0x8040);
+    _mm_setcsr(0x1f80 | 0x8040);
     return csr;
 #elif defined(__aarch64__)
     uint64_t fpcr;
     __asm__ volatile("mrs %0, fpcr" : "=r"(fpcr));
-    __asm__ volatile("msr fpcr, %0" ::"r"(fpcr | 1u << 24));
+    __asm__ volatile("msr fpcr, %0" ::"r"((uint64_t)1 << 24));
     return fpcr;
 #else
     return 0;
@@ -93,7 +94,7 @@ static void *worker(void *arg) {
     struct start s = *(struct start *)arg;
     free(arg);
     upg_pool *p = s.pool;
-    flush_denormals();
+    set_mode();
     for (unsigned seen = 0;; seen++) {
         wait_for_epoch(p, seen);
         if (p->stop) return NULL;
@@ -162,7 +163,7 @@ void upg_pool_free(upg_pool *p) {
 int upg_pool_threads(const upg_pool *p) { return p->n_threads; }
 
 void upg_pool_run(upg_pool *p, upg_task_fn *fn, void *ctx, int n_tasks) {
-    uint64_t mode = flush_denormals();
+    uint64_t mode = set_mode();
     p->fn = fn;
     p->ctx = ctx;
     p->n_tasks = n_tasks;

@@ -101,16 +101,18 @@ static const kernel kernels[] = {
 };
 
 static const kernel *find_kernel(const char *isa, upg_error *e) {
+    if (!isa) isa = getenv("UPG_ISA");
+    bool any = !isa || !*isa;
     for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++) {
         const kernel *k = &kernels[i];
-        if (isa && strcmp(isa, k->name) != 0) continue;
+        if (!any && strcmp(isa, k->name) != 0) continue;
         if (k->supported()) return k;
-        if (isa) {
+        if (!any) {
             upg_fail(e, "trellis search: this processor does not support %s", isa);
             return NULL;
         }
     }
-    upg_fail(e, "trellis search: unknown instruction set '%s' (scalar, avx2 or avx512)", isa ? isa : "");
+    upg_fail(e, "trellis search: unknown instruction set '%s' (scalar, avx2 or avx512)", isa);
     return NULL;
 }
 

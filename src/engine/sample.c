@@ -15,9 +15,10 @@ struct upg_sampler {
 };
 
 upg_sampler *upg_sampler_new(int vocab_size, const upg_sampling *o, upg_error *e) {
-    if (!(o->temperature >= 0 && o->temperature <= 100) || o->top_k < 0 || !(o->top_p > 0 && o->top_p <= 1) ||
-        !(o->min_p >= 0 && o->min_p <= 1) || !(o->repeat_penalty > 0 && o->repeat_penalty <= 100) || vocab_size < 1) {
-        upg_fail(e, "sampling options out of range: temperature 0..100, top_k >= 0, top_p above 0 to 1, min_p 0..1, repeat_penalty above 0 to 100");
+    bool temperature = o->temperature == 0 || (o->temperature >= 1 / 64.0f && o->temperature <= 100);
+    bool penalty = o->repeat_penalty >= 1 / 64.0f && o->repeat_penalty <= 100;
+    if (!temperature || !penalty || o->top_k < 0 || !(o->top_p > 0 && o->top_p <= 1) || !(o->min_p >= 0 && o->min_p <= 1) || vocab_size < 1) {
+        upg_fail(e, "sampling: temperature is 0 or 1/64..100, top_k at least 0, top_p above 0 to 1, min_p 0..1, repeat_penalty 1/64..100");
         return NULL;
     }
     upg_sampler *s = upg_alloc(1, sizeof *s, e);

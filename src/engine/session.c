@@ -123,8 +123,7 @@ int upg_session_run(upg_session *s, const upg_row *rows, int n_rows, upg_error *
     return -1;
 }
 
-int upg_session_prefill(upg_session *s, int seq, const int32_t *tokens, size_t n, upg_error *e) {
-    if (n == 0) return upg_fail(e, "no tokens to run");
+static int prefill(upg_session *s, int seq, const int32_t *tokens, size_t n, upg_error *e) {
     for (size_t at = 0; at < n;) {
         int rows = n - at < (size_t)s->options.max_rows ? (int)(n - at) : s->options.max_rows;
         for (int i = 0; i < rows; i++) s->rows[i] = (upg_row){tokens[at + (size_t)i], seq, at + (size_t)i + 1 == n};
@@ -134,6 +133,15 @@ int upg_session_prefill(upg_session *s, int seq, const int32_t *tokens, size_t n
         at += (size_t)rows;
     }
     return 0;
+}
+
+int upg_session_prefill(upg_session *s, int seq, const int32_t *tokens, size_t n, upg_error *e) {
+    if (n == 0) return upg_fail(e, "no tokens to run");
+    if (seq < 0 || seq >= s->options.n_sequences) return upg_fail(e, "sequence %d: not within 0..%d", seq, s->options.n_sequences - 1);
+    int length = s->sequences[seq].length;
+    int rc = prefill(s, seq, tokens, n, e);
+    if (rc) release(s, &s->sequences[seq], length);
+    return rc;
 }
 
 int upg_session_truncate(upg_session *s, int seq, int length, upg_error *e) {

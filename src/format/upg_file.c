@@ -22,8 +22,8 @@ const char *upg_file_name_problem(const char *name, upg_encoding encoding) {
 int64_t upg_file_bad_scale(const float *scale, int64_t rows) {
     int64_t r = 0;
     for (; r < rows; r++) {
-        float a = fabsf(scale[r]);
-        if (!(a == 0 || (a >= 0x1p-50f && a <= 0x1p30f))) break;
+        float a = scale[r];
+        if (!((a == 0 && !signbit(a)) || (a >= 0x1p-50f && a <= 0x1p30f))) break;
     }
     return r;
 }

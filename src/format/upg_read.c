@@ -357,6 +357,8 @@ int upg_weights_verify(const upg_weights *w, upg_error *e) {
         const upg_tensor *t = &w->tensors[i];
         if (check_hash(t->data, t->bytes, t->hash, "data", t->name, e)) return -1;
         if (t->scale && check_hash(t->scale, (size_t)t->rows * 4, t->scale_hash, "row scales", t->name, e)) return -1;
+        if (t->encoding == UPG_INT8 && memchr(t->data, 255, t->bytes))
+            return upg_fail(e, "tensor '%s': has a byte 255, which stands for no weight", t->name);
     }
     for (size_t i = 0; i < st->n; i++) {
         const upg_safetensors_entry *s = &st->entries[i];

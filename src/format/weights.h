@@ -21,7 +21,7 @@ typedef struct upg_tensor {
     const uint8_t
         *data; // [bytes], the encoding's own layout; 64-byte aligned in .upg files, any alignment in safetensors
     size_t bytes;
-    const float *scale; // [rows], INT8 and TRELLIS only: finite, 0 or within 2^-50..2^30 in magnitude
+    const float *scale; // [rows], INT8 and TRELLIS only: +0 or within 2^-50..2^30
     uint8_t hash[16];   // .upg: XXH3-128 of data, as recorded (canonical big-endian)
     uint8_t scale_hash[16];
 } upg_tensor;

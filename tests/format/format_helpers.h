@@ -89,7 +89,7 @@ static inline uint64_t next_random(uint64_t *state) { // splitmix64
 static inline uint8_t *random_bytes(size_t n, uint64_t seed) {
     uint8_t *p = malloc(n ? n : 1);
     assert_non_null(p);
-    for (size_t i = 0; i < n; i++) p[i] = (uint8_t)next_random(&seed);
+    for (size_t i = 0; i < n; i++) p[i] = (uint8_t)(next_random(&seed) % 255); // 255 is no int8 weight
     return p;
 }
 
@@ -100,7 +100,7 @@ static inline bool is_rotated(upg_encoding k) {
 static inline float *random_scale(int64_t rows, uint64_t seed) {
     float *s = malloc((size_t)rows * sizeof *s);
     assert_non_null(s);
-    for (int64_t r = 0; r < rows; r++) s[r] = (float)(next_random(&seed) % 2000 + 1) * (r % 2 ? -0x1p-20f : 0x1p-20f);
+    for (int64_t r = 0; r < rows; r++) s[r] = (float)(next_random(&seed) % 2000 + 1) * 0x1p-20f;
     s[rows - 1] = 0;
     return s;
 }

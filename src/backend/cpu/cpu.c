@@ -290,7 +290,7 @@ static int run(upg_backend *base, const upg_batch *batch, upg_error *e) {
     for (int i = 0; i < b->n_wanted; i++) {
         const float *l = b->buffers[b->program->logits] + (size_t)i * vocab;
         uint32_t bad = 0;
-        for (size_t j = 0; j < vocab; j++) bad |= (upg_bits(l[j]) & 0x7fffffff) >= 0x7f800000;
+        for (size_t j = 0; j < vocab; j++) bad |= (upg_bits(l[j]) & 0x7fffffff) >= UPG_GUARD_HIGH;
         b->flags[b->wanted[i]] |= (uint8_t)bad;
     }
     return 0;
