@@ -50,17 +50,20 @@ char *upg_strdup(const char *s, size_t n, upg_error *e) {
     return p;
 }
 
+// calloc, so that a large block's pages are taken only when they are touched; its own pointer stands just before the aligned one.
 void *upg_aligned_alloc(size_t bytes, upg_error *e) {
     atomic_fetch_add(&n_allocs, 1);
     if (bytes > SIZE_MAX / 2) return out_of_memory(bytes, 1, e);
-    size_t padded = ((bytes + 63) & ~(size_t)63) + 64;
-    void *p = aligned_alloc(64, padded);
-    if (!p) return out_of_memory(bytes, 1, e);
-    memset(p, 0, padded);
+    void *block = calloc(1, bytes + 3 * 64);
+    if (!block) return out_of_memory(bytes, 1, e);
+    void **p = (void **)(((uintptr_t)block + 2 * 64 - 1) & ~(uintptr_t)63);
+    p[-1] = block;
     return p;
 }
 
-void upg_aligned_free(void *p) { free(p); }
+void upg_aligned_free(void *p) {
+    if (p) free(((void **)p)[-1]);
+}
 
 static int read_all(int fd, upg_file *f, upg_error *e) {
     size_t capacity = 0, size = 0;

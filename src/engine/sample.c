@@ -42,6 +42,9 @@ void upg_sampler_free(upg_sampler *s) {
     free(s);
 }
 
+// Denormals count as zero, whatever the mode of the caller's thread.
+static float flush(float x) { return upg_bits(x) & 0x7f800000u ? x : 0.0f; }
+
 static void penalise(upg_sampler *s, const int32_t *history, size_t n) {
     size_t from = n > REPEAT_WINDOW ? n - REPEAT_WINDOW : 0;
     for (size_t i = from; i < n; i++) {
@@ -49,7 +52,7 @@ static void penalise(upg_sampler *s, const int32_t *history, size_t n) {
         for (size_t j = from; j < i && !seen; j++) seen = history[j] == history[i];
         if (seen) continue;
         float *l = &s->logits[history[i]];
-        *l = *l > 0 ? *l / s->options.repeat_penalty : *l * s->options.repeat_penalty;
+        *l = flush(*l > 0 ? *l / s->options.repeat_penalty : *l * s->options.repeat_penalty);
     }
 }
 
@@ -115,7 +118,7 @@ static int filter(const upg_sampler *s, int n) {
 
 int32_t upg_sample(upg_sampler *s, const float *logits, const int32_t *history, size_t n_history) {
     const upg_sampling *o = &s->options;
-    memcpy(s->logits, logits, (size_t)s->vocab_size * sizeof *logits);
+    for (int i = 0; i < s->vocab_size; i++) s->logits[i] = flush(logits[i]);
     if (o->repeat_penalty != 1) penalise(s, history, n_history);
     if (o->temperature == 0) {
         int best = 0;
@@ -123,7 +126,7 @@ int32_t upg_sample(upg_sampler *s, const float *logits, const int32_t *history, 
             if (s->logits[i] > s->logits[best]) best = i;
         return best;
     }
-    for (int i = 0; i < s->vocab_size; i++) s->logits[i] = s->logits[i] / o->temperature;
+    for (int i = 0; i < s->vocab_size; i++) s->logits[i] = flush(s->logits[i] / o->temperature);
     int n = candidates(s);
     float top = s->logits[(uint32_t)s->keys[0]];
     for (int i = 0; i < n; i++) s->p[i] = upg_exp(s->logits[(uint32_t)s->keys[i]] - top);

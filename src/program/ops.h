@@ -183,19 +183,33 @@ static inline uint32_t op_quantise_head(float *v, int dim, int b, int8_t *q, flo
     return flag;
 }
 
-static inline int32_t dot_i8(const int8_t *a, const int8_t *b, int n) {
-    int32_t sum = 0;
-    for (int i = 0; i < n; i++) sum += (int16_t)a[i] * (int16_t)b[i];
-    return sum;
+// The two integer sums of attention. A file that includes this one may bring its own (exact, so the same) as ATTENTION_SUMS.
+#ifndef ATTENTION_SUMS
+// dots[j] = q . keys[j], for n keys of dim values.
+static inline void attention_dots(const int8_t *q, const int8_t *keys, int n, int dim, int32_t *dots) {
+    for (int j = 0; j < n; j++) {
+        int32_t sum = 0;
+        for (int i = 0; i < dim; i++) sum += (int16_t)q[i] * (int16_t)keys[(size_t)j * (size_t)dim + (size_t)i];
+        dots[j] = sum;
+    }
 }
+// acc[i] = sum over j of weights[j] * values[j][i]; weights are 0..32767. May read (and ignore) one row
+// past the n-th: in the cache, what follows the values is the block's scales.
+static inline void attention_mix(const int32_t *weights, const int8_t *values, int n, int dim, int32_t *acc) {
+    memset(acc, 0, (size_t)dim * sizeof *acc);
+    for (int j = 0; j < n; j++)
+        for (int i = 0; i < dim; i++) acc[i] += weights[j] * values[(size_t)j * (size_t)dim + (size_t)i];
+}
+#endif
 
 // One block of keys, visible ones j0..j1 (inside the block). ob: [dim] i32 sums and then f32 values.
 static inline void attend_block(const int8_t *q, float qc, const upg_kv_head *kv, int dim, int j0, int j1, float *mb, float *lb, float *ob) {
     float score[UPG_KV_BLOCK];
-    int32_t weight[UPG_KV_BLOCK], acc[UPG_MAX_HEAD_DIM] = {0};
+    int32_t weight[UPG_KV_BLOCK], acc[UPG_MAX_HEAD_DIM]; // weight: the dot products first
     float m = 0.0f, v_max = 0.0f;
+    attention_dots(q, kv->k + (size_t)j0 * (size_t)dim, j1 - j0, dim, weight + j0);
     for (int j = j0; j < j1; j++) {
-        float s = (float)dot_i8(q, kv->k + (size_t)j * (size_t)dim, dim) * (qc * kv->k_scale[j]);
+        float s = (float)weight[j] * (qc * kv->k_scale[j]);
         score[j] = s;
         m = j == j0 || s > m ? s : m;
         v_max = kv->v_scale[j] > v_max ? kv->v_scale[j] : v_max;
@@ -207,10 +221,7 @@ static inline void attend_block(const int8_t *q, float qc, const upg_kv_head *kv
         sum += (int32_t)rintf(32767.0f * p);
         weight[j] = (int32_t)rintf(p * (kv->v_scale[j] * f));
     }
-    for (int j = j0; j < j1; j++) {
-        const int8_t *v = kv->v + (size_t)j * (size_t)dim;
-        for (int i = 0; i < dim; i++) acc[i] += weight[j] * v[i];
-    }
+    attention_mix(weight + j0, kv->v + (size_t)j0 * (size_t)dim, j1 - j0, dim, acc);
     for (int i = 0; i < dim; i++) ob[i] = (float)acc[i] * v_max;
     *mb = m;
     *lb = (float)sum;

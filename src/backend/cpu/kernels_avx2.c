@@ -4,10 +4,47 @@
 // (at most 127*127*2), panels multiply |w| by q with w's sign.
 #if defined(__x86_64__)
 #include "backend/cpu/cpu.h"
-#include "program/ops.h"
 #include <immintrin.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#define ATTENTION_SUMS
+
+INLINE __m256i wide16(const int8_t *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p)); }
+
+static void attention_dots(const int8_t *q, const int8_t *keys, int n, int dim, int32_t *dots) {
+    for (int j = 0; j < n; j++) {
+        const int8_t *k = keys + (size_t)j * (size_t)dim;
+        __m256i sum = _mm256_setzero_si256();
+        int i = 0;
+        for (; i + 16 <= dim; i += 16) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(wide16(q + i), wide16(k + i)));
+        __m128i s = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+        s = _mm_hadd_epi32(s, s);
+        int32_t dot = _mm_cvtsi128_si32(_mm_hadd_epi32(s, s));
+        for (; i < dim; i++) dot += q[i] * k[i];
+        dots[j] = dot;
+    }
+}
+
+// Two keys at a time: their bytes interleaved make pairs for one multiply-add.
+static void attention_mix(const int32_t *weights, const int8_t *values, int n, int dim, int32_t *acc) {
+    int i = 0;
+    for (; i + 8 <= dim; i += 8) {
+        __m256i sum = _mm256_setzero_si256();
+        const int8_t *v = values + i;
+        for (int j = 0; j < n; j += 2, v += 2 * (size_t)dim) {
+            __m128i pairs = _mm_unpacklo_epi8(_mm_loadl_epi64((const __m128i *)v), _mm_loadl_epi64((const __m128i *)(v + dim)));
+            __m256i w = _mm256_set1_epi32(weights[j] | (j + 1 < n ? weights[j + 1] << 16 : 0));
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_cvtepi8_epi16(pairs), w));
+        }
+        _mm256_storeu_si256((__m256i *)(acc + i), sum);
+    }
+    for (; i < dim; i++) {
+        acc[i] = 0;
+        for (int j = 0; j < n; j++) acc[i] += weights[j] * values[(size_t)j * (size_t)dim + (size_t)i];
+    }
+}
+
+#include "program/ops.h"
 
 typedef struct fields {
     __m256i lo, hi; // bytes 0..127; their sum is w+127

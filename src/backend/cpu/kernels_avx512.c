@@ -4,18 +4,52 @@
 // (what int8 matrices have in the file already) and every row of the batch runs over it.
 #if defined(__x86_64__)
 #include "backend/cpu/cpu.h"
-#include "program/ops.h"
 #include <immintrin.h>
 
 #define INLINE static inline __attribute__((always_inline))
+#define ATTENTION_SUMS
 
-// The low 32 bits of (high:low) >> bit, 0 < bit < 32. Clang turns the plain form into one vpshrdd; gcc needs to be told.
+static void attention_dots(const int8_t *q, const int8_t *keys, int n, int dim, int32_t *dots) {
+    __m512i wide[UPG_MAX_HEAD_DIM / 32];
+    __mmask32 tail = dim % 32 ? (1u << dim % 32) - 1 : 0xffffffffu;
+    int parts = (dim + 31) / 32;
+    for (int i = 0; i < parts; i++) wide[i] = _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(i + 1 < parts ? 0xffffffffu : tail, q + 32 * i));
+    for (int j = 0; j < n; j++) {
+        const int8_t *k = keys + (size_t)j * (size_t)dim;
+        __m512i sum = _mm512_setzero_si512();
+        for (int i = 0; i < parts; i++) {
+            __m256i bytes = i + 1 < parts ? _mm256_loadu_si256((const __m256i *)(k + 32 * i)) : _mm256_maskz_loadu_epi8(tail, k + 32 * i);
+            sum = _mm512_dpwssd_epi32(sum, wide[i], _mm512_cvtepi8_epi16(bytes));
+        }
+        dots[j] = _mm512_reduce_add_epi32(sum);
+    }
+}
+
+// Two keys at a time: their bytes interleaved make pairs for one multiply-add.
+static void attention_mix(const int32_t *weights, const int8_t *values, int n, int dim, int32_t *acc) {
+    for (int i = 0; i < dim; i += 16) {
+        __mmask16 mask = dim - i < 16 ? (__mmask16)((1u << (dim - i)) - 1) : 0xffff;
+        __m512i sum = _mm512_setzero_si512();
+        const int8_t *v = values + i;
+        for (int j = 0; j < n; j += 2, v += 2 * (size_t)dim) {
+            __m128i a = _mm_maskz_loadu_epi8(mask, v), b = _mm_maskz_loadu_epi8(mask, v + dim);
+            __m256i pairs = _mm256_set_m128i(_mm_unpackhi_epi8(a, b), _mm_unpacklo_epi8(a, b));
+            __m512i w = _mm512_set1_epi32(weights[j] | (j + 1 < n ? weights[j + 1] << 16 : 0));
+            sum = _mm512_dpwssd_epi32(sum, _mm512_cvtepi8_epi16(pairs), w);
+        }
+        _mm512_mask_storeu_epi32(acc + i, mask, sum);
+    }
+}
+
+#include "program/ops.h"
+
+// The low 32 bits of (high:low) >> bit, 0 < bit < 32. Clang turns the plain form into one vpshrdd; gcc needs to be told, where
+// it knows bit (under sanitizers it may not).
 INLINE __m512i funnel(__m512i low, __m512i high, int bit) {
-#if defined(__clang__)
-    return _mm512_or_si512(_mm512_srli_epi32(low, (unsigned)bit), _mm512_slli_epi32(high, (unsigned)(32 - bit)));
-#else
-    return _mm512_shrdi_epi32(low, high, bit);
+#if !defined(__clang__)
+    if (__builtin_constant_p(bit)) return _mm512_shrdi_epi32(low, high, bit);
 #endif
+    return _mm512_or_si512(_mm512_srli_epi32(low, (unsigned)bit), _mm512_slli_epi32(high, (unsigned)(32 - bit)));
 }
 
 // Bits o..o+15 of the circular tile, in the low half of each lane (high = 0) or the high half; the other half is garbage.
