@@ -120,6 +120,19 @@ def encode_all(tok, texts):
     return ids, [None if a == b else b for a, b in zip(ids, plain)]
 
 
+def decode(tok, tokens, ids):
+    """What the library prints; but what an added token is declared as, where the library would undo the byte alphabet in it."""
+    content = {t["id"]: t["content"] for t in tokens if t["normalized"]}
+    out, run = "", []
+    for i in ids + [None]:
+        if i is None or i in content:
+            out += tok.decode(run, skip_special_tokens=True) + content.get(i, "")
+            run = []
+        else:
+            run.append(i)
+    return out
+
+
 def phi4(shared, texts):
     import tiktoken
     ranks = {}
@@ -145,7 +158,7 @@ def main():
                 "model": dict(model, ignore_merges=ignore)}
         tok = Tokenizer.from_str(json.dumps(spec))
         ids, plain = encode_all(tok, texts)
-        decoded = [d if d != t else None for d, t in ((tok.decode(i, skip_special_tokens=True), t) for i, t in zip(ids, texts))]
+        decoded = [d if d != t else None for d, t in ((decode(tok, tokens, i), t) for i, t in zip(ids, texts))]
         del spec["model"]
         out["cases"].append({"name": name, "ignore_merges": ignore, "spec": spec, "ids": ids, "plain": plain, "decoded": decoded})
     if args.shared:

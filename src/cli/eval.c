@@ -12,7 +12,7 @@ static const char help[] =
     "mean KL divergence KL(reference || model) in nats a token, and how often both agree on the likeliest token.\n\n"
     "  --text FILE          text, tokenised by the model's tokenizer, after its BOS if it wants one\n"
     "  --tokens FILE        little-endian 16-bit token ids; nothing is added\n"
-    "  --window N           default 1024, at most the model's context\n"
+    "  --window N           default 1024, or the model's context if that is less\n"
     "  --windows N          stop after N windows (default: all)\n"
     "  --reference SRC      the original, or another .upg\n"
     "  --logits FILE        write F32 `logits` [tokens][vocabulary] as safetensors\n"
@@ -24,7 +24,7 @@ enum { OPT_TEXT = 256, OPT_TOKENS, OPT_WINDOW, OPT_WINDOWS, OPT_REFERENCE, OPT_L
 
 typedef struct options {
     const char *model, *reference, *text, *tokens, *logits;
-    long long window, windows, n_threads;
+    long long window, windows, n_threads; // 0: the default
     bool json;
     cli_progress progress;
 } options;
@@ -108,12 +108,12 @@ static int load_tokens(evaluation *ev, upg_error *e) {
     return rc;
 }
 
-static int open_session(const evaluation *ev, const char *path, upg_model **m, upg_session **s, upg_error *e) {
+static int open_session(evaluation *ev, const char *path, upg_model **m, upg_session **s, upg_error *e) {
     if (!(*m = upg_model_open(path, e))) return -1;
-    int window = (int)ev->o->window;
-    if (window > upg_model_max_context(*m))
-        return upg_fail(e, "%s: --window %d is more than its context of %d", path, window, upg_model_max_context(*m));
-    upg_session_options o = {.n_threads = (int)ev->o->n_threads, .context = window, .max_rows = BATCH, .max_logits = BATCH};
+    int max = upg_model_max_context(*m);
+    if (ev->o->window > max) return upg_fail(e, "%s: --window %lld is more than its context of %d", path, ev->o->window, max);
+    if (ev->window > max) ev->window = max;
+    upg_session_options o = {.n_threads = (int)ev->o->n_threads, .context = ev->window, .max_rows = BATCH, .max_logits = BATCH};
     return (*s = upg_session_new(*m, &o, e)) ? 0 : -1;
 }
 
@@ -127,7 +127,7 @@ static int open_all(evaluation *ev, upg_error *e) {
     }
     if (o->text ? load_text(ev, e) : load_tokens(ev, e)) return -1;
     if (ev->n_tokens < 2) return upg_fail(e, "%zu tokens are too few: at least 2", ev->n_tokens);
-    ev->window = o->window < (long long)ev->n_tokens - 1 ? (int)o->window : (int)ev->n_tokens - 1;
+    if ((size_t)ev->window > ev->n_tokens - 1) ev->window = (int)ev->n_tokens - 1;
     return 0;
 }
 
@@ -228,13 +228,14 @@ static void print_result(const evaluation *ev) {
 }
 
 static int run(int argc, char **argv) {
-    options o = {.window = 1024};
+    options o = {0};
     int status = parse(argc, argv, &o);
     if (status >= 0) return status;
     upg_error e = {0};
     evaluation *ev = upg_alloc(1, sizeof *ev, &e);
     if (!ev) return cli_failed(&e);
     ev->o = &o;
+    ev->window = o.window ? (int)o.window : 1024;
     cli_catch_interrupt();
     int rc = open_all(ev, &e) || evaluate(ev, &e);
     cli_progress_end(&o.progress);

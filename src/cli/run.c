@@ -254,7 +254,8 @@ static int run(int argc, char **argv) {
     generation g = {.o = &o};
     upg_error e = {0};
     cli_catch_interrupt();
-    status = open_all(&g, &e) || generate(&g, &e) || finish(&g, &e) ? cli_failed(&e) : cli_interrupted ? CLI_INTERRUPTED : CLI_OK;
+    status = open_all(&g, &e) || generate(&g, &e) || finish(&g, &e) ? cli_failed(&e) : CLI_OK;
+    if (cli_interrupted) status = CLI_INTERRUPTED;
     upg_sampler_free(g.sampler);
     upg_session_free(g.session);
     upg_model_free(g.model);

@@ -1,0 +1,355 @@
+#!/bin/sh
+# The command as its users meet it: exit statuses (0, 1 failed, 2 wrong usage, 130 interrupted), one line that says what is wrong, files
+# that appear whole or not at all, and output that is the same for every number of threads and instruction set. Argument: the build folder.
+set -u
+upg=$1/upg
+stories=models/stories260K
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+small=$work/small.upg
+python=
+if python3 -c 'import json' 2>/dev/null; then python=python3; fi
+
+# check NAME COMMAND...: whether the command succeeds.
+check() {
+    name=$1
+    shift
+    if "$@" >"$work/check" 2>&1; then
+        echo "ok $name"
+    else
+        sed 's/^/# /' "$work/check"
+        echo "not ok $name"
+    fi
+}
+# exits STATUS COMMAND...: its output is left in $work/out and $work/err.
+exits() {
+    want=$1
+    shift
+    "$@" >"$work/out" 2>"$work/err" </dev/null
+    got=$?
+    [ "$got" = "$want" ] || { echo "exit status $got instead of $want: $*"; cat "$work/err"; return 1; }
+}
+# fails TEXT COMMAND...: status 1 and exactly one line on standard error, which begins with "upg: " and contains the text.
+fails() {
+    text=$1
+    shift
+    exits 1 "$@" || return 1
+    [ "$(wc -l <"$work/err")" -eq 1 ] || { echo "not one line: $*"; cat "$work/err"; return 1; }
+    grep -q '^upg: ' "$work/err" && grep -qF -e "$text" "$work/err" || { echo "does not say '$text': $*"; cat "$work/err"; return 1; }
+}
+json() { $python -m json.tool "$1" >/dev/null; }
+# has FILE EXPRESSION: of d, the file's JSON.
+has() { $python -c 'import json, sys; d = json.load(open(sys.argv[1])); sys.exit(not eval(sys.argv[2]))' "$1" "$2"; }
+# checkpy: check where Python is needed.
+checkpy() {
+    if [ "$python" ]; then check "$@"; else echo "skip $1: python3 is not installed"; fi
+}
+isas=scalar
+for isa in avx2 avx512; do
+    if UPG_ISA=$isa "$upg" run "$stories" -n 0 -p a -q >/dev/null 2>&1; then isas="$isas $isa"; fi
+done
+size() { wc -c <"$1" | tr -d ' '; }
+
+"$upg" compress "$stories" -o "$small" --layer-bits 3 -q >/dev/null || echo "not ok compress"
+
+# ---- Usage ----
+helps() {
+    for verb in compress run eval inspect tokenize; do
+        exits 0 "$upg" $verb --help && grep -q "^usage: upg $verb" "$work/out" && [ ! -s "$work/err" ] || return 1
+    done
+    exits 0 "$upg" --help && exits 0 "$upg" -h && exits 0 "$upg" help && exits 0 "$upg" --version && grep -q "^upg $(cat VERSION)$" "$work/out"
+}
+wrong_usage() {
+    exits 2 "$upg" && exits 2 "$upg" frobnicate && exits 2 "$upg" run --nonsense && exits 2 "$upg" compress && exits 2 "$upg" compress "$stories" &&
+        exits 2 "$upg" compress a b -o c && exits 2 "$upg" compress a -o c --ratio 0 && exits 2 "$upg" compress a -o c --layer-bits 5 &&
+        exits 2 "$upg" compress a -o c --ratio 10 --bits 3 && exits 2 "$upg" compress a -o c --encoding int4 && exits 2 "$upg" compress a -o c -t 0 &&
+        exits 2 "$upg" eval "$small" && exits 2 "$upg" eval "$small" --text a --tokens b && exits 2 "$upg" eval "$small" --tokens b --window 0 &&
+        exits 2 "$upg" run "$small" extra && exits 2 "$upg" run "$small" -p a -f b && exits 2 "$upg" run "$small" -n -1 &&
+        exits 2 "$upg" run "$small" --temp hot && exits 2 "$upg" run "$small" --top-p 1.5 && exits 2 "$upg" run "$small" -n 5x &&
+        exits 2 "$upg" run "$small" -n && exits 2 "$upg" inspect a b && exits 2 "$upg" tokenize && exits 2 "$upg" tokenize "$small" --verify
+}
+wrong_usage_writes() { wrong_usage && exits 2 "$upg" run "$small" -n x && [ -s "$work/err" ] && [ ! -s "$work/out" ]; }
+check "help is exit 0" helps
+check "wrong usage is exit 2 and says so" wrong_usage_writes
+
+# ---- compress ----
+failures_of_compress() {
+    echo precious >"$work/kept.upg"
+    fails "no/such" "$upg" compress no/such -o "$work/kept.upg" && fails "compressed already" "$upg" compress "$small" -o "$work/kept.upg" &&
+        fails "needs at least" "$upg" compress "$stories" -o "$work/kept.upg" --bits 2 &&
+        fails "needs at least" "$upg" compress "$stories" -o "$work/kept.upg" --ratio 90 &&
+        fails "no/such/folder" "$upg" compress "$stories" -o no/such/folder/x.upg --layer-bits 3 &&
+        fails "is a directory" "$upg" compress "$stories" -o "$work" --layer-bits 3 &&
+        [ "$(cat "$work/kept.upg")" = precious ] && ! ls "$work"/*.partial* 2>/dev/null
+}
+# budget OPTION VALUE BYTES MOST: at most BYTES, and within 2 % of them (or MOST, when every matrix is int8 already).
+budget() {
+    exits 0 "$upg" compress "$stories" -o "$work/budget.upg" "$1" "$2" -q || return 1
+    n=$(size "$work/budget.upg")
+    [ "$n" -le "$3" ] || { echo "$1 $2: $n bytes, more than $3"; return 1; }
+    [ $((n * 100)) -ge $(($3 * 98)) ] || [ "$n" -eq "$4" ] || { echo "$1 $2: only $n bytes of $3"; return 1; }
+}
+budgets() {
+    # stories260K has 260032 parameters.
+    exits 0 "$upg" compress "$stories" -o "$work/int8.upg" --encoding int8 -q || return 1
+    most=$(size "$work/int8.upg")
+    budget --bits 4 130016 "$most" && budget --bits 4.7 152768 "$most" && budget --bits 6.5 211276 "$most" && budget --bits 20 650080 "$most" &&
+        budget --ratio 9 115569 "$most" && budget --ratio 7 148589 "$most" && budget --ratio 1 1040128 "$most"
+}
+compress_json() {
+    exits 0 "$upg" compress "$stories" -o "$work/json.upg" --layer-bits 3 --json -q &&
+        has "$work/out" "d['parameters'] == 260032 and d['bytes'] == $(size "$work/json.upg") and len(d['tensors']) > 40 and abs(d['ratio'] - 4 * 260032 / d['bytes']) < .001"
+}
+same_file() {
+    for option in "-t 1" "-t 2" "-t 3"; do
+        # shellcheck disable=SC2086
+        exits 0 "$upg" compress "$stories" -o "$work/again.upg" --layer-bits 3 -q $option && cmp "$small" "$work/again.upg" || return 1
+    done
+    for isa in $isas; do
+        UPG_ISA=$isa exits 0 "$upg" compress "$stories" -o "$work/again.upg" --layer-bits 3 -q && cmp "$small" "$work/again.upg" || return 1
+    done
+}
+shards() {
+    $python - "$stories" "$work/shards" <<'END' || return 1
+import json, os, shutil, struct, sys
+source, out = sys.argv[1:]
+os.mkdir(out)
+for name in os.listdir(source):
+    if not name.endswith(".safetensors"):
+        shutil.copy(f"{source}/{name}", out)
+data = open(f"{source}/model.safetensors", "rb").read()
+n = struct.unpack("<Q", data[:8])[0]
+header = {k: v for k, v in json.loads(data[8:8 + n]).items() if k != "__metadata__"}
+index, names = {}, sorted(header)
+for part, chosen in enumerate((names[::2], names[1::2]), 1):
+    body, entries = b"", {}
+    for name in chosen:
+        begin, end = header[name]["data_offsets"]
+        entries[name] = dict(header[name], data_offsets=[len(body), len(body) + end - begin])
+        body += data[8 + n + begin:8 + n + end]
+        index[name] = f"model-0000{part}-of-00002.safetensors"
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    open(f"{out}/model-0000{part}-of-00002.safetensors", "wb").write(struct.pack("<Q", len(text)) + text + body)
+json.dump({"metadata": {}, "weight_map": index}, open(f"{out}/model.safetensors.index.json", "w"))
+END
+    exits 0 "$upg" compress "$work/shards" -o "$work/again.upg" --layer-bits 3 -q && cmp "$small" "$work/again.upg" || return 1
+    rm "$work/shards/model-00002-of-00002.safetensors"
+    fails "model-00002-of-00002.safetensors" "$upg" compress "$work/shards" -o "$work/never.upg" && [ ! -e "$work/never.upg" ]
+}
+# interrupt PID COMMAND...: Ctrl-C for a process once the command succeeds; it must end with 130. (A script's background processes
+# ignore SIGINT when they start; upg catches it all the same.)
+interrupt() {
+    pid=$1 tries=0
+    shift
+    until "$@" 2>/dev/null; do
+        tries=$((tries + 1))
+        [ $tries -lt 300 ] && kill -0 "$pid" 2>/dev/null || { echo "never: $*"; return 1; }
+        sleep 0.1
+    done
+    kill -INT "$pid" || return 1
+    wait "$pid"
+    got=$?
+    [ "$got" = 130 ] || { echo "exit status $got instead of 130"; cat "$work/err"; return 1; }
+}
+partial() { ls "$work"/kept.upg.partial*; }
+interrupted_compress() {
+    echo precious >"$work/kept.upg"
+    # The plain exact search takes seconds.
+    UPG_ISA=scalar "$upg" compress "$stories" -o "$work/kept.upg" --layer-bits 2 --exact -q -t 1 >"$work/out" 2>"$work/err" &
+    interrupt $! partial && [ "$(cat "$work/kept.upg")" = precious ] && ! partial 2>/dev/null && [ "$(cat "$work/err")" = "upg: interrupted" ]
+}
+check "compress fails with one line, and leaves the target alone" failures_of_compress
+check "compress keeps the budget and uses it" budgets
+checkpy "compress --json" compress_json
+check "compress writes the same bytes for every thread count and instruction set" same_file
+checkpy "shards compress to the bytes of a single file" shards
+check "compress interrupted: 130, and the target is left alone" interrupted_compress
+
+# ---- run ----
+# text OPTIONS...: the answer to one prompt.
+text() { "$upg" run "$small" -p "Once upon a time" -q "$@" 2>"$work/err" </dev/null; }
+prompt_sources() {
+    printf 'Once upon a time' >"$work/prompt"
+    text -n 30 --seed 5 >"$work/a" && [ "$(size "$work/a")" -gt 30 ] &&
+        "$upg" run "$small" -f "$work/prompt" -q -n 30 --seed 5 >"$work/b" </dev/null && cmp "$work/a" "$work/b" &&
+        "$upg" run "$small" -q -n 30 --seed 5 <"$work/prompt" >"$work/b" && cmp "$work/a" "$work/b"
+}
+same_seed() {
+    text -n 40 --seed 77 >"$work/a" || return 1
+    text -n 40 --seed 78 >"$work/b" && ! cmp -s "$work/a" "$work/b" || { echo "another seed gives the same text"; return 1; }
+    for t in 1 2 3; do text -n 40 --seed 77 -t $t >"$work/b" && cmp "$work/a" "$work/b" || return 1; done
+    for isa in $isas; do UPG_ISA=$isa text -n 40 --seed 77 >"$work/b" && cmp "$work/a" "$work/b" || return 1; done
+}
+greedy() {
+    text -n 40 --greedy --seed 1 >"$work/a" && text -n 40 --temp 0 --seed 2 >"$work/b" && cmp "$work/a" "$work/b" &&
+        text -n 40 --top-k 1 --seed 3 >"$work/b" && cmp "$work/a" "$work/b"
+}
+run_json() {
+    text -n 12 --seed 4 --json --logprobs >"$work/a" && text -n 12 --seed 4 >"$work/b" && json "$work/a" &&
+        has "$work/a" "d['text'] + '\n' == open('$work/b').read() and d['completion_tokens'] == len(d['tokens']) == len(d['logprobs']) == 12" &&
+        has "$work/a" "d['seed'] == 4 and d['finish_reason'] == 'length' and all(l <= 0 for l in d['logprobs'])"
+}
+logprobs() {
+    text -n 12 --seed 4 --logprobs >"$work/a" && [ "$(wc -l <"$work/a")" -eq 12 ] && ! grep -vE '^[0-9]+	-?[0-9]+\.[0-9]{6}	".*"$' "$work/a"
+}
+no_tokens() {
+    [ "$(text -n 0 | wc -c)" -eq 1 ] && text -n 0 --json >"$work/a" && has "$work/a" "d['text'] == '' and d['tokens'] == []"
+}
+long_prompt() {
+    yes word | head -n 600 >"$work/long"
+    fails "more than the context of 512" "$upg" run "$small" -f "$work/long" -n 1 && grep -qE 'has [0-9]{3,} tokens' "$work/err" &&
+        fails "the prompt has 5 tokens, more than the context of 4" "$upg" run "$small" -p "Once upon a time" -c 4 &&
+        fails "at most 512" "$upg" run "$small" -p a -c 513
+}
+empty_prompt() { exits 0 "$upg" run "$small" -p "" -n 5 -q && exits 0 "$upg" run "$small" -n 5 -q && [ "$(size "$work/out")" -gt 1 ]; }
+full_context() { # the answer ends where the context does
+    text -c 16 -n 100 --seed 1 --json >"$work/a" && has "$work/a" "d['prompt_tokens'] + d['completion_tokens'] <= 17"
+}
+failures_of_run() {
+    fails "no/such" "$upg" run no/such.upg -p a && fails "no/such" "$upg" run "$small" -f no/such &&
+        UPG_ISA=sse fails "UPG_ISA=sse" "$upg" run "$small" -p a && fails "temperature" "$upg" run "$small" -p a --temp 0.001
+}
+interrupted_run() {
+    : >"$work/out"
+    UPG_ISA=scalar "$upg" run models/tales.upg -p "The" -n 1000 -t 1 --seed 1 >"$work/out" 2>"$work/err" &
+    interrupt $! test -s "$work/out" && [ "$(wc -l <"$work/err")" -eq 1 ] && grep -q '^prompt: .* tokens' "$work/err" &&
+        ! grep -q 'answer: 1000 tokens' "$work/err"
+}
+interrupted_input() { # while it waits for a prompt
+    mkfifo "$work/fifo" && sleep 60 >"$work/fifo" &
+    writer=$!
+    UPG_ISA=scalar "$upg" run "$small" <"$work/fifo" >"$work/out" 2>"$work/err" &
+    interrupt $! sleep 1
+    result=$?
+    kill $writer
+    return $result
+}
+closed_early() {
+    for options in "" --json --logprobs; do
+        # shellcheck disable=SC2086
+        { "$upg" run "$small" -p a -n 300 --seed 1 -q $options 2>"$work/err"; echo $? >"$work/status"; } | head -c 1 >/dev/null
+        case $(cat "$work/status") in 0 | 1 | 141) ;; *) echo "exit status $(cat "$work/status") with '$options'"; return 1 ;; esac
+    done
+}
+full_disk() {
+    [ -w /dev/full ] || return 0
+    "$upg" run "$small" -p a -n 10 -q >/dev/full 2>"$work/err"
+    [ $? = 1 ] && [ "$(wc -l <"$work/err")" -eq 1 ] && grep -q '^upg: cannot write to standard output' "$work/err"
+}
+check "run: -p, -f and standard input are one" prompt_sources
+check "run: a seed gives one text for every thread count and instruction set" same_seed
+check "run: greedy does not depend on the seed" greedy
+checkpy "run --json" run_json
+check "run --logprobs" logprobs
+checkpy "run -n 0" no_tokens
+check "run: a prompt longer than the context is an error with both numbers" long_prompt
+check "run: an empty prompt works" empty_prompt
+checkpy "run: the answer ends where the context does" full_context
+check "run fails with one line" failures_of_run
+if [ -s models/tales.upg ]; then
+    check "run interrupted: 130, and what was said stays" interrupted_run
+else
+    echo "skip run interrupted: models/tales.upg is not there"
+fi
+check "run interrupted while it reads the prompt: 130" interrupted_input
+check "run: output closed early is no crash" closed_early
+check "run: output that cannot be written is an error" full_disk
+
+# ---- inspect, and files that are not whole ----
+inspects() {
+    exits 0 "$upg" inspect "$small" --verify && grep -q "every tensor matches" "$work/out" && exits 0 "$upg" inspect "$stories" &&
+        fails "needs a .upg" "$upg" inspect "$stories" --verify
+}
+inspect_json() {
+    exits 0 "$upg" inspect "$small" --json --verify && json "$work/out" && has "$work/out" "d['verified'] and d['parameters'] == 260032 and d['bytes'] == $(size "$small")" &&
+        exits 0 "$upg" inspect "$stories" --json && has "$work/out" "d['report'] is None and not d['verified']"
+}
+# flip FILE OFFSET: one byte, in place.
+flip() { $python -c 'import sys; f = open(sys.argv[1], "r+b"); f.seek(int(sys.argv[2])); b = f.read(1)[0]; f.seek(-1, 1); f.write(bytes([b ^ 0x10]))' "$1" "$2"; }
+flipped() {
+    n=$(size "$small")
+    for at in $((n / 2)) $((n * 2 / 3)) $((n - 1)) $((n - 5000)); do
+        cp "$small" "$work/flipped.upg" && flip "$work/flipped.upg" "$at" && fails "" "$upg" inspect "$work/flipped.upg" --verify || return 1
+    done
+    for at in 0 3 7 8 9 20 100 1000 4000; do # the header: refused, or noticed by --verify
+        cp "$small" "$work/flipped.upg" && flip "$work/flipped.upg" "$at" && fails "" "$upg" inspect "$work/flipped.upg" --verify || return 1
+    done
+}
+truncated() {
+    n=$(size "$small")
+    for at in 0 1 7 8 100 4096 $((n / 2)) $((n - 64)) $((n - 1)); do
+        head -c "$at" "$small" >"$work/cut.upg"
+        fails "cut.upg" "$upg" run "$work/cut.upg" -p a || return 1
+    done
+    mkdir -p "$work/cut" && cp "$stories"/*.json "$work/cut"
+    n=$(size "$stories/model.safetensors")
+    for at in 0 1 8 200 $((n / 2)) $((n - 1)); do
+        head -c "$at" "$stories/model.safetensors" >"$work/cut/model.safetensors"
+        fails "model.safetensors" "$upg" compress "$work/cut" -o "$work/never.upg" --layer-bits 3 && fails "model.safetensors" "$upg" run "$work/cut" -p a || return 1
+    done
+    [ ! -e "$work/never.upg" ]
+}
+flipped_source() {
+    mkdir -p "$work/bad" && cp "$stories"/*.json "$work/bad"
+    for at in 0 5 8 9 40; do
+        cp "$stories/model.safetensors" "$work/bad/model.safetensors" && chmod u+w "$work/bad/model.safetensors" &&
+            flip "$work/bad/model.safetensors" "$at" && fails "" "$upg" inspect "$work/bad" || return 1
+    done
+}
+check "inspect" inspects
+checkpy "inspect --json" inspect_json
+checkpy "inspect --verify finds a flipped byte" flipped
+check "truncated files are refused with one line" truncated
+checkpy "a flipped header of safetensors is refused with one line" flipped_source
+
+# ---- tokenize ----
+# Ids of any bytes, and back: what is not UTF-8 comes back as U+FFFD, everything else as it was (stories260K's tokenizer, like Llama's,
+# puts a space before the text).
+round_trip() {
+    "$upg" tokenize "$2" $3 <"$1" >"$work/ids" && "$upg" tokenize "$2" --decode $3 <"$work/ids" >"$work/back"
+}
+tokenizes() {
+    printf 'One day,\ta \000 b\r\n\n  x \001\177 h\303\251 \342\202\254 \360\237\246\212 e\314\201\n' >"$work/odd"
+    round_trip "$work/odd" "$small" "" && sed '1s/^ //' "$work/back" | cmp - "$work/odd" || return 1
+    if [ -s models/tales.upg ]; then round_trip "$work/odd" models/tales.upg "" && cmp "$work/back" "$work/odd" || return 1; fi
+    printf 'a\377\376\342\202b' >"$work/odd"
+    round_trip "$work/odd" "$small" "" && [ "$(cat "$work/back")" = "$(printf ' a\357\277\275\357\277\275\357\277\275b')" ]
+}
+tokenizer_json() {
+    echo "Once upon a time" >"$work/odd"
+    "$upg" tokenize "$small" <"$work/odd" >"$work/a" && "$upg" tokenize "$stories/tokenizer.json" <"$work/odd" >"$work/b" && cmp "$work/a" "$work/b" &&
+        "$upg" tokenize "$stories" <"$work/odd" >"$work/b" && cmp "$work/a" "$work/b" && [ -z "$("$upg" tokenize "$small" </dev/null)" ]
+}
+failures_of_tokenize() {
+    fails "no/such" "$upg" tokenize no/such && for bad in "1 2 x" "-1" "512" "99999999999999999999"; do
+        echo "$bad" | "$upg" tokenize "$small" --decode >"$work/out" 2>"$work/err"
+        [ $? = 1 ] && [ "$(wc -l <"$work/err")" -eq 1 ] && grep -q "not a token id below 512" "$work/err" && [ ! -s "$work/out" ] || return 1
+    done
+}
+check "tokenize and back" tokenizes
+check "tokenize: a model and its tokenizer.json agree" tokenizer_json
+check "tokenize fails with one line" failures_of_tokenize
+
+# ---- eval ----
+story() { "$upg" run "$small" -p "Once upon a time" -n 450 -c 512 --seed 9 -q >"$work/story.txt" </dev/null; }
+eval_json() {
+    story && exits 0 "$upg" eval "$small" --text "$work/story.txt" --window 64 --json -q &&
+        has "$work/out" "sorted(d) == ['nll', 'ppl', 'tokens'] and 0 < d['nll'] < 3 and d['tokens'] % 64 == 0" &&
+        exits 0 "$upg" eval "$small" --text "$work/story.txt" --window 64 --json -q --reference "$stories" &&
+        has "$work/out" "sorted(d) == ['kl', 'nll', 'ppl', 'tokens', 'top1'] and 0 < d['kl'] < 1 and .5 < d['top1'] < 1" &&
+        exits 0 "$upg" eval "$small" --text "$work/story.txt" --window 64 --windows 2 --json -q --reference "$small" &&
+        has "$work/out" "d['kl'] == 0 and d['top1'] == 1 and d['tokens'] == 128" && exits 0 "$upg" eval "$small" --text "$work/story.txt" --json -q
+}
+failures_of_eval() {
+    printf 'abc' >"$work/odd.u16"
+    printf '\000\000\000\004' >"$work/large.u16"
+    printf '\001\000' >"$work/one.u16"
+    fails "no/such" "$upg" eval "$small" --tokens no/such -q && fails "3 bytes" "$upg" eval "$small" --tokens "$work/odd.u16" -q &&
+        fails "id 1024 is not in the vocabulary of 512" "$upg" eval "$small" --tokens "$work/large.u16" -q &&
+        fails "too few" "$upg" eval "$small" --tokens "$work/one.u16" -q &&
+        fails "more than its context of 512" "$upg" eval "$small" --tokens "$work/one.u16" --window 513 -q &&
+        fails "no/such" "$upg" eval "$small" --text "$work/story.txt" --logits no/such/file -q
+}
+checkpy "eval --json" eval_json
+check "eval fails with one line" failures_of_eval
