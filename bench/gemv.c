@@ -1,5 +1,5 @@
-// Speed of the linear layer alone: one row and batches, over a matrix larger than any cache, for every encoding and instruction set,
-// beside the machine's read bandwidth. usage: gemv [ROWS COLS [THREADS]]
+// Speed of the linear layer alone: one row and batches, over a matrix larger than any cache, for every encoding and
+// instruction set, beside the machine's read bandwidth. usage: gemv [ROWS COLS [THREADS]]
 #include "backend/cpu/cpu.h"
 #include "base/thread.h"
 #include <stdio.h>
@@ -76,9 +76,11 @@ static void one_encoding(bench *b, upg_pool *pool, upg_encoding encoding, int s,
         for (int rows = 1; rows <= MAX_BATCH; rows *= 8) {
             b->l.n_rows = rows;
             double t = median_seconds(pool, linear_task, b, (int)((b->w.rows + 255) / 256));
-            printf("%-7s K=%-3g %-6s batch %2d: %7.2f Gweights/s %7.2f GB/s of codes (%3.0f%% of read bandwidth) %8.1f GMAC/s\n",
-                   encoding == UPG_INT8 ? "int8" : "trellis", encoding == UPG_INT8 ? 8.0 : s / 2.0, isas[i], rows, weights / t * 1e-9,
-                   (double)b->w.bytes / t * 1e-9, 100 * (double)b->w.bytes / t / bandwidth, weights * rows / t * 1e-9);
+            printf("%-7s K=%-3g %-6s batch %2d: %7.2f Gweights/s %7.2f GB/s of codes (%3.0f%% of read bandwidth) %8.1f "
+                   "GMAC/s\n",
+                   encoding == UPG_INT8 ? "int8" : "trellis", encoding == UPG_INT8 ? 8.0 : s / 2.0, isas[i], rows,
+                   weights / t * 1e-9, (double)b->w.bytes / t * 1e-9, 100 * (double)b->w.bytes / t / bandwidth,
+                   weights * rows / t * 1e-9);
         }
     }
     upg_aligned_free(data);
@@ -97,7 +99,8 @@ static double read_bandwidth(bench *b, upg_pool *pool) {
 }
 
 int main(int argc, char **argv) {
-    bench b = {.w = {.name = "bench", .rows = argc > 2 ? atoi(argv[1]) : 35840, .cols = argc > 2 ? atoi(argv[2]) : 5120}};
+    bench b = {
+        .w = {.name = "bench", .rows = argc > 2 ? atoi(argv[1]) : 35840, .cols = argc > 2 ? atoi(argv[2]) : 5120}};
     upg_pool *pool = upg_pool_new(argc > 3 ? atoi(argv[3]) : 0, NULL);
     if (!pool || upg_pool_threads(pool) > 64 || b.w.rows < 1 || b.w.cols < 1) return 2;
     int n = (int)upg_pad16(b.w.cols);
@@ -105,7 +108,8 @@ int main(int argc, char **argv) {
     int8_t *q = upg_aligned_alloc((size_t)n * MAX_BATCH, NULL);
     uint8_t *d = upg_alloc((size_t)n / 16 * MAX_BATCH, 1, NULL);
     int32_t *q_sum = upg_alloc((size_t)n / 16 * MAX_BATCH, sizeof *q_sum, NULL);
-    b.l = (upg_linear){.w = &b.w, .n = n, .b = upg_block(n), .q = q, .d = d, .q_sum = q_sum, .m = m, .y_stride = (size_t)b.w.rows};
+    b.l = (upg_linear){
+        .w = &b.w, .n = n, .b = upg_block(n), .q = q, .d = d, .q_sum = q_sum, .m = m, .y_stride = (size_t)b.w.rows};
     b.l.y = upg_aligned_alloc((size_t)b.w.rows * MAX_BATCH * sizeof(float), NULL);
     b.w.scale = scale;
     for (int i = 0; i < n * MAX_BATCH; i++) q[i] = (int8_t)(i * 37 % 255 - 127);
@@ -114,8 +118,8 @@ int main(int argc, char **argv) {
         b.scratch[i].total = upg_aligned_alloc(MAX_BATCH * 256 * sizeof(int32_t), NULL);
     }
     double bandwidth = read_bandwidth(&b, pool);
-    printf("%lld x %lld, %d threads, read bandwidth %.1f GB/s, medians of %d\n", (long long)b.w.rows, (long long)b.w.cols, upg_pool_threads(pool),
-           bandwidth * 1e-9, REPEATS);
+    printf("%lld x %lld, %d threads, read bandwidth %.1f GB/s, medians of %d\n", (long long)b.w.rows,
+           (long long)b.w.cols, upg_pool_threads(pool), bandwidth * 1e-9, REPEATS);
     for (int s = 4; s <= 8; s++) one_encoding(&b, pool, UPG_TRELLIS, s, bandwidth);
     one_encoding(&b, pool, UPG_INT8, 0, bandwidth);
     upg_pool_free(pool);

@@ -1,8 +1,9 @@
-// UPG: compressed language models with the same bits everywhere. This is the public C interface; nothing else is stable.
+// UPG: compressed language models with the same bits everywhere. This is the public C interface; nothing else is
+// stable.
 //
-// Every function that can fail returns 0 on success and -1 on failure, or NULL where it returns an object, with a one-line
-// message in the caller's upg_error (which may be NULL). The library never exits, aborts or writes to the terminal.
-// A model is read-only and may be shared by threads; a session or sampler belongs to one thread at a time.
+// Every function that can fail returns 0 on success and -1 on failure, or NULL where it returns an object, with a
+// one-line message in the caller's upg_error (which may be NULL). The library never exits, aborts or writes to the
+// terminal. A model is read-only and may be shared by threads; a session or sampler belongs to one thread at a time.
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -34,17 +35,19 @@ UPG_API upg_model *upg_model_open_memory(const void *data, size_t size, const ch
 UPG_API void upg_model_free(upg_model *m);
 
 UPG_API int upg_model_vocab_size(const upg_model *m);
-UPG_API int upg_model_max_context(const upg_model *m);  // positions the model was made for
-UPG_API int32_t upg_model_bos(const upg_model *m);      // token to begin a text with, or -1
+UPG_API int upg_model_max_context(const upg_model *m); // positions the model was made for
+UPG_API int32_t upg_model_bos(const upg_model *m);     // token to begin a text with, or -1
 UPG_API bool upg_model_is_eos(const upg_model *m, int32_t token);
 UPG_API size_t upg_model_bytes_per_token(const upg_model *m); // weight bytes a decoded token reads
 
-// Text to token ids. special: names of control tokens in the text become control tokens. Nothing is added. The caller frees *ids with
-// upg_free. Fails if the model has no tokenizer.
-UPG_API int upg_tokenize(const upg_model *m, const char *text, size_t n, bool special, int32_t **ids, size_t *n_ids, upg_error *e);
+// Text to token ids. special: names of control tokens in the text become control tokens. Nothing is added. The caller
+// frees *ids with upg_free. Fails if the model has no tokenizer.
+UPG_API int upg_tokenize(const upg_model *m, const char *text, size_t n, bool special, int32_t **ids, size_t *n_ids,
+                         upg_error *e);
 UPG_API void upg_free(void *p);
 
-// A session: sequences of tokens with their KV cache, and the buffers to run batches. Everything is reserved when it is made.
+// A session: sequences of tokens with their KV cache, and the buffers to run batches. Everything is reserved when it is
+// made.
 typedef struct upg_session upg_session;
 typedef struct upg_session_options {
     int n_threads;   // 0: one a core
@@ -56,18 +59,21 @@ typedef struct upg_session_options {
 UPG_API upg_session *upg_session_new(const upg_model *m, const upg_session_options *options, upg_error *e);
 UPG_API void upg_session_free(upg_session *s);
 
-// One token appended to a sequence; its position is the sequence's length so far. Rows of different sequences may be mixed.
+// One token appended to a sequence; its position is the sequence's length so far. Rows of different sequences may be
+// mixed.
 typedef struct upg_row {
     int32_t token;
     int32_t sequence; // 0..n_sequences-1
     bool logits;      // compute the next token's logits after this one
 } upg_row;
-// Runs n_rows rows as one batch. Logits do not depend on how rows are batched, on threads or on the device. On failure no sequence grows.
+// Runs n_rows rows as one batch. Logits do not depend on how rows are batched, on threads or on the device. On failure
+// no sequence grows.
 UPG_API int upg_session_run(upg_session *s, const upg_row *rows, int n_rows, upg_error *e);
-// Appends tokens in batches of max_rows and asks for the last one's logits (logits index 0). On failure, a value that is not finite
-// included, the sequence has its old length.
+// Appends tokens in batches of max_rows and asks for the last one's logits (logits index 0). On failure, a value that
+// is not finite included, the sequence has its old length.
 UPG_API int upg_session_prefill(upg_session *s, int sequence, const int32_t *tokens, size_t n, upg_error *e);
-// [vocab_size] logits of the i-th row of the last batch that asked for them. Owned by the session, valid until the next run.
+// [vocab_size] logits of the i-th row of the last batch that asked for them. Owned by the session, valid until the next
+// run.
 UPG_API const float *upg_session_logits(const upg_session *s, int i);
 // Whether row i of the last batch met a value that is not finite: its logits mean nothing.
 UPG_API bool upg_session_row_failed(const upg_session *s, int i);
@@ -88,7 +94,8 @@ typedef struct upg_sampling {
     uint64_t seed;
 } upg_sampling;
 typedef struct upg_sampler upg_sampler;
-UPG_API upg_sampler *upg_sampler_new(int vocab_size, const upg_sampling *options, upg_error *e); // refuses options out of range
+UPG_API upg_sampler *upg_sampler_new(int vocab_size, const upg_sampling *options,
+                                     upg_error *e); // refuses options out of range
 UPG_API void upg_sampler_free(upg_sampler *s);
 // The token that follows history[0..n_history), i.e. the one at position n_history.
 UPG_API int32_t upg_sample(upg_sampler *s, const float *logits, const int32_t *history, size_t n_history);

@@ -11,7 +11,9 @@ static int get_int(yyjson_val *o, const char *key, bool optional, int64_t lo, in
     if (!yyjson_is_int(v) || (yyjson_is_uint(v) && yyjson_get_uint(v) > INT64_MAX))
         return upg_fail(e, "config: %s is not an integer", key);
     int64_t n = yyjson_get_sint(v);
-    if (n < lo || n > hi) return upg_fail(e, "config: %s is %lld, not within %lld..%lld", key, (long long)n, (long long)lo, (long long)hi);
+    if (n < lo || n > hi)
+        return upg_fail(e, "config: %s is %lld, not within %lld..%lld", key, (long long)n, (long long)lo,
+                        (long long)hi);
     *value = (int)n;
     return 0;
 }
@@ -50,7 +52,8 @@ static int rope_scaling(upg_config *c, yyjson_val *o, upg_error *e) {
     if (!type) type = upg_json_string(yyjson_obj_get(s, "type"));
     if (!type) return upg_fail(e, "config: rope_scaling has no rope_type");
     if (!strcmp(type, "default")) return 0;
-    if (strcmp(type, "linear") && strcmp(type, "llama3")) return upg_fail(e, "config: rope_scaling type %s is not implemented", type);
+    if (strcmp(type, "linear") && strcmp(type, "llama3"))
+        return upg_fail(e, "config: rope_scaling type %s is not implemented", type);
     if (get_num(s, "factor", false, 1, 1e6, &c->rope_factor, e)) return -1;
     c->rope_scaling = UPG_ROPE_LINEAR;
     if (!strcmp(type, "linear")) return 0;
@@ -59,7 +62,9 @@ static int rope_scaling(upg_config *c, yyjson_val *o, upg_error *e) {
         get_num(s, "high_freq_factor", false, 1e-3, 1e3, &c->rope_high, e) ||
         get_num(s, "original_max_position_embeddings", false, 1, 1e8, &c->rope_original, e))
         return -1;
-    return c->rope_high > c->rope_low ? 0 : upg_fail(e, "config: rope_scaling high_freq_factor must exceed low_freq_factor");
+    return c->rope_high > c->rope_low
+               ? 0
+               : upg_fail(e, "config: rope_scaling high_freq_factor must exceed low_freq_factor");
 }
 
 static int eos_tokens(upg_config *c, yyjson_val *o, upg_error *e) {
@@ -89,12 +94,14 @@ static int heads(upg_config *c, yyjson_val *o, upg_error *e) {
     if (c->head_dim < 2 || c->head_dim > UPG_MAX_HEAD_DIM)
         return upg_fail(e, "config: head_dim is %d, not within 2..%d", c->head_dim, UPG_MAX_HEAD_DIM);
     if (c->n_heads % c->n_kv_heads)
-        return upg_fail(e, "config: num_attention_heads %d is not a multiple of num_key_value_heads %d", c->n_heads, c->n_kv_heads);
+        return upg_fail(e, "config: num_attention_heads %d is not a multiple of num_key_value_heads %d", c->n_heads,
+                        c->n_kv_heads);
     if ((int64_t)c->head_dim * (c->n_heads + 2 * c->n_kv_heads) > 1 << 20)
         return upg_fail(e, "config: num_attention_heads %d of head_dim %d are too many", c->n_heads, c->head_dim);
     c->rotary_dim = (int)(partial * c->head_dim);
     if (c->rotary_dim < 2 || c->rotary_dim % 2)
-        return upg_fail(e, "config: partial_rotary_factor of head_dim %d is %d, not even and at least 2", c->head_dim, c->rotary_dim);
+        return upg_fail(e, "config: partial_rotary_factor of head_dim %d is %d, not even and at least 2", c->head_dim,
+                        c->rotary_dim);
     return 0;
 }
 
@@ -110,12 +117,14 @@ static int parse(upg_config *c, yyjson_val *o, upg_error *e) {
         get_int(o, "intermediate_size", false, 1, UPG_MAX_INPUTS, &c->ffn_size, e) ||
         get_int(o, "num_hidden_layers", false, 1, UPG_MAX_LAYERS, &c->n_layers, e) || heads(c, o, e) ||
         get_int(o, "max_position_embeddings", false, 1, 1 << 24, &c->max_positions, e) ||
-        get_int(o, "sliding_window", true, 1, INT32_MAX, &window, e) || get_num(o, "rms_norm_eps", false, 1e-12f, 1, &eps, e) ||
-        get_num(o, "rope_theta", true, 1, 1e12, &theta, e) || rope_scaling(c, o, e) ||
-        get_int(o, "bos_token_id", true, -1, c->vocab_size - 1, &c->bos, e) || eos_tokens(c, o, e))
+        get_int(o, "sliding_window", true, 1, INT32_MAX, &window, e) ||
+        get_num(o, "rms_norm_eps", false, 1e-12f, 1, &eps, e) || get_num(o, "rope_theta", true, 1, 1e12, &theta, e) ||
+        rope_scaling(c, o, e) || get_int(o, "bos_token_id", true, -1, c->vocab_size - 1, &c->bos, e) ||
+        eos_tokens(c, o, e))
         return -1;
-    if (must_be(o, "hidden_act", "silu", e) || must_be(o, "attention_bias", NULL, e) || must_be(o, "mlp_bias", NULL, e) ||
-        must_be(o, "quantization_config", NULL, e) || get_bool(o, "tie_word_embeddings", &c->tied, e))
+    if (must_be(o, "hidden_act", "silu", e) || must_be(o, "attention_bias", NULL, e) ||
+        must_be(o, "mlp_bias", NULL, e) || must_be(o, "quantization_config", NULL, e) ||
+        get_bool(o, "tie_word_embeddings", &c->tied, e))
         return -1;
     // A window that no position can exceed is the same as none.
     c->sliding_window = window && window < c->max_positions ? window : 0;
@@ -155,9 +164,10 @@ static bool add_all(yyjson_mut_doc *d, yyjson_mut_val *o, const upg_config *c) {
     const struct {
         const char *key;
         int value;
-    } ints[] = {{"vocab_size", c->vocab_size},          {"hidden_size", c->hidden_size},      {"intermediate_size", c->ffn_size},
-                {"num_hidden_layers", c->n_layers},     {"num_attention_heads", c->n_heads},  {"num_key_value_heads", c->n_kv_heads},
-                {"head_dim", c->head_dim},              {"max_position_embeddings", c->max_positions}};
+    } ints[] = {{"vocab_size", c->vocab_size},       {"hidden_size", c->hidden_size},
+                {"intermediate_size", c->ffn_size},  {"num_hidden_layers", c->n_layers},
+                {"num_attention_heads", c->n_heads}, {"num_key_value_heads", c->n_kv_heads},
+                {"head_dim", c->head_dim},           {"max_position_embeddings", c->max_positions}};
     for (size_t i = 0; i < sizeof ints / sizeof *ints; i++)
         ok = ok && yyjson_mut_obj_add_int(d, o, ints[i].key, ints[i].value);
     if (c->sliding_window) ok = ok && yyjson_mut_obj_add_int(d, o, "sliding_window", c->sliding_window);

@@ -1,4 +1,5 @@
-// A decoder's hyperparameters, read from JSON text with the keys of a Hugging Face config.json, and written back the same way.
+// A decoder's hyperparameters, read from JSON text with the keys of a Hugging Face config.json, and written back the
+// same way.
 #pragma once
 #include "base/base.h"
 
@@ -22,8 +23,8 @@ typedef struct upg_config {
     int eos[UPG_MAX_EOS], n_eos;
 } upg_config;
 
-// generation: the text of generation_config.json or NULL; its eos_token_id wins over config.json's. Both are untrusted: anything
-// out of range, or a feature that is not implemented, is refused by key.
+// generation: the text of generation_config.json or NULL; its eos_token_id wins over config.json's. Both are untrusted:
+// anything out of range, or a feature that is not implemented, is refused by key.
 int upg_config_parse(upg_config *c, const char *config, const char *generation, upg_error *e);
 int upg_config_write(const upg_config *c, upg_buf *out, upg_error *e); // minified JSON that parses to an equal config
 bool upg_config_is_eos(const upg_config *c, int32_t token);

@@ -39,7 +39,8 @@ static int attention(upg_program *p, const upg_decoder_layout *layout, const buf
 static int mlp(upg_program *p, const upg_decoder_layout *layout, const buffers *b, int i, upg_error *e) {
     const upg_config *c = p->config;
     int h = c->hidden_size, f = c->ffn_size;
-    if (norm(p, b->x, b->y, upg_program_weight(p, 1, h, e, "model.layers.%d.post_attention_layernorm.weight", i), e)) return -1;
+    if (norm(p, b->x, b->y, upg_program_weight(p, 1, h, e, "model.layers.%d.post_attention_layernorm.weight", i), e))
+        return -1;
     if (layout->fused_gate_up) {
         int w = upg_program_weight(p, 2 * f, h, e, "model.layers.%d.mlp.gate_up_proj.weight", i);
         if (w < 0 || upg_program_linear(p, b->y, b->gate_up, &w, 1, e)) return -1;
@@ -49,8 +50,8 @@ static int mlp(upg_program *p, const upg_decoder_layout *layout, const buffers *
         if (wu < 0 || upg_program_linear(p, b->y, b->gate_up, (int[]){wg, wu}, 2, e)) return -1;
     }
     int wd = upg_program_weight(p, h, f, e, "model.layers.%d.mlp.down_proj.weight", i);
-    return wd < 0 || simple(p, UPG_OP_SWIGLU, b->gate_up, b->act, i, e) || upg_program_linear(p, b->act, b->delta, &wd, 1, e) ||
-                   simple(p, UPG_OP_ADD, b->delta, b->x, i, e)
+    return wd < 0 || simple(p, UPG_OP_SWIGLU, b->gate_up, b->act, i, e) ||
+                   upg_program_linear(p, b->act, b->delta, &wd, 1, e) || simple(p, UPG_OP_ADD, b->delta, b->x, i, e)
                ? -1
                : 0;
 }
@@ -61,8 +62,9 @@ int upg_build_decoder(upg_program *p, const upg_decoder_layout *layout, upg_erro
     buffers b;
     if ((b.x = upg_program_buffer(p, h, e)) < 0 || (b.y = upg_program_buffer(p, h, e)) < 0 ||
         (b.qkv = upg_program_buffer(p, q + 2 * kv, e)) < 0 || (b.attn = upg_program_buffer(p, q, e)) < 0 ||
-        (b.gate_up = upg_program_buffer(p, 2 * c->ffn_size, e)) < 0 || (b.act = upg_program_buffer(p, c->ffn_size, e)) < 0 ||
-        (b.delta = upg_program_buffer(p, h, e)) < 0 || (p->logits = upg_program_buffer(p, c->vocab_size, e)) < 0)
+        (b.gate_up = upg_program_buffer(p, 2 * c->ffn_size, e)) < 0 ||
+        (b.act = upg_program_buffer(p, c->ffn_size, e)) < 0 || (b.delta = upg_program_buffer(p, h, e)) < 0 ||
+        (p->logits = upg_program_buffer(p, c->vocab_size, e)) < 0)
         return -1;
     int embedding = upg_program_weight(p, c->vocab_size, h, e, "model.embed_tokens.weight");
     upg_op embed = {.kind = UPG_OP_EMBED, .in = b.x, .out = b.x, .n = h, .weight = embedding};

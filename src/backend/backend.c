@@ -21,5 +21,7 @@ int upg_batch_check(const upg_batch *batch, const upg_config *c, const upg_backe
             return upg_fail(e, "position %d is outside the context of %d", batch->positions[i], options->n_positions);
         wanted += batch->wants[i] != 0;
     }
-    return wanted <= options->max_logits ? 0 : upg_fail(e, "logits of %d rows wanted, more than %d", wanted, options->max_logits);
+    return wanted <= options->max_logits
+               ? 0
+               : upg_fail(e, "logits of %d rows wanted, more than %d", wanted, options->max_logits);
 }

@@ -1,5 +1,6 @@
-// The seam between the engine and a device. A backend takes a whole program and runs it for a batch of rows: token ids go in, logits
-// come out, everything between stays on the device. Adding one: a folder here and a line in the table of backend.c.
+// The seam between the engine and a device. A backend takes a whole program and runs it for a batch of rows: token ids
+// go in, logits come out, everything between stays on the device. Adding one: a folder here and a line in the table of
+// backend.c.
 #pragma once
 #include "base/thread.h"
 #include "program/program.h"
@@ -13,13 +14,15 @@ typedef struct upg_backend_options {
     const char *isa; // CPU path to force ("scalar", "avx2", "avx512"), or NULL for the best
 } upg_backend_options;
 
-// A batch. Rows of one sequence are in order of position, each position following the last one stored for that sequence.
+// A batch. Rows of one sequence are in order of position, each position following the last one stored for that
+// sequence.
 typedef struct upg_batch {
     int n_rows;
     const int32_t *tokens;    // [n_rows]
     const int32_t *positions; // [n_rows]
-    const int32_t *const *blocks; // [n_rows] the block table of the row's sequence: pool block of positions 256*i..256*i+255
-    const uint8_t *wants;     // [n_rows] 1: compute this row's logits
+    const int32_t *const
+        *blocks;          // [n_rows] the block table of the row's sequence: pool block of positions 256*i..256*i+255
+    const uint8_t *wants; // [n_rows] 1: compute this row's logits
 } upg_batch;
 
 typedef struct upg_backend upg_backend;

@@ -23,7 +23,9 @@ int upg_fail(upg_error *e, const char *fmt, ...) {
 }
 
 static atomic_uint_fast64_t n_allocs;
-uint64_t upg_alloc_count(void) { return atomic_load(&n_allocs); }
+uint64_t upg_alloc_count(void) {
+    return atomic_load(&n_allocs);
+}
 
 static void *out_of_memory(size_t count, size_t size, upg_error *e) {
     upg_fail(e, "out of memory: %zu x %zu bytes", count, size);
@@ -50,7 +52,8 @@ char *upg_strdup(const char *s, size_t n, upg_error *e) {
     return p;
 }
 
-// calloc, so that a large block's pages are taken only when they are touched; its own pointer stands just before the aligned one.
+// calloc, so that a large block's pages are taken only when they are touched; its own pointer stands just before the
+// aligned one.
 void *upg_aligned_alloc(size_t bytes, upg_error *e) {
     atomic_fetch_add(&n_allocs, 1);
     if (bytes > SIZE_MAX / 2) return out_of_memory(bytes, 1, e);
@@ -63,6 +66,26 @@ void *upg_aligned_alloc(size_t bytes, upg_error *e) {
 
 void upg_aligned_free(void *p) {
     if (p) free(((void **)p)[-1]);
+}
+
+void *upg_arena_take(upg_arena *a, size_t count, size_t size, upg_error *e) {
+    size_t bytes;
+    if (__builtin_mul_overflow(count, size, &bytes)) return out_of_memory(count, size, e);
+    void **blocks = upg_resize(a->blocks, a->n + 1, sizeof *blocks, e);
+    if (!blocks) return NULL;
+    a->blocks = blocks;
+    void *p = upg_aligned_alloc(bytes, e);
+    if (p) {
+        blocks[a->n++] = p;
+        a->bytes += bytes;
+    }
+    return p;
+}
+
+void upg_arena_free(upg_arena *a) {
+    for (size_t i = 0; i < a->n; i++) upg_aligned_free(a->blocks[i]);
+    free(a->blocks);
+    *a = (upg_arena){0};
 }
 
 static int read_all(int fd, upg_file *f, upg_error *e) {
@@ -122,8 +145,10 @@ out:
 }
 
 void upg_file_close(upg_file *f) {
-    if (f->mapped) munmap((void *)(uintptr_t)f->data, f->size);
-    else free((void *)(uintptr_t)f->data);
+    if (f->mapped)
+        munmap((void *)(uintptr_t)f->data, f->size);
+    else
+        free((void *)(uintptr_t)f->data);
     free(f->path);
     *f = (upg_file){0};
 }
@@ -133,14 +158,18 @@ bool upg_path_is_dir(const char *path) {
     return !stat(path, &st) && S_ISDIR(st.st_mode);
 }
 
-bool upg_path_exists(const char *path) { return !access(path, F_OK); }
+bool upg_path_exists(const char *path) {
+    return !access(path, F_OK);
+}
 
 char *upg_read_text(const char *path, size_t max, size_t *size, upg_error *e) {
     upg_file f;
     if (upg_file_open(&f, path, e)) return NULL;
     char *s = NULL;
-    if (f.size > max) upg_fail(e, "%s: %zu bytes, more than the %zu this file may have", path, f.size, max);
-    else s = upg_strdup((const char *)f.data, f.size, e);
+    if (f.size > max)
+        upg_fail(e, "%s: %zu bytes, more than the %zu this file may have", path, f.size, max);
+    else
+        s = upg_strdup((const char *)f.data, f.size, e);
     if (s && size) *size = f.size;
     upg_file_close(&f);
     return s;
@@ -173,7 +202,9 @@ void upg_buf_add(upg_buf *b, const void *data, size_t n) {
     b->data[b->size] = 0;
 }
 
-void upg_buf_str(upg_buf *b, const char *s) { upg_buf_add(b, s, strlen(s)); }
+void upg_buf_str(upg_buf *b, const char *s) {
+    upg_buf_add(b, s, strlen(s));
+}
 
 void upg_buf_fmt(upg_buf *b, const char *fmt, ...) {
     va_list ap, again;
@@ -195,7 +226,9 @@ void upg_buf_free(upg_buf *b) {
     *b = (upg_buf){0};
 }
 
-int upg_buf_check(const upg_buf *b, upg_error *e) { return b->failed ? upg_fail(e, "out of memory") : 0; }
+int upg_buf_check(const upg_buf *b, upg_error *e) {
+    return b->failed ? upg_fail(e, "out of memory") : 0;
+}
 
 double upg_now(void) {
     struct timespec t;

@@ -9,16 +9,26 @@
 #include <stdint.h>
 #include "upg.h"
 
-// Writes the message (one line, no trailing newline; control characters are replaced by '?') and returns -1. e may be NULL.
+// Writes the message (one line, no trailing newline; control characters are replaced by '?') and returns -1. e may be
+// NULL.
 int upg_fail(upg_error *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-// Memory. Each returns NULL with a message when the size overflows or memory is short; free() releases all but aligned ones.
-void *upg_alloc(size_t count, size_t size, upg_error *e);  // zeroed
+// Memory. Each returns NULL with a message when the size overflows or memory is short; free() releases all but aligned
+// ones.
+void *upg_alloc(size_t count, size_t size, upg_error *e); // zeroed
 void *upg_resize(void *p, size_t count, size_t size, upg_error *e);
 char *upg_strdup(const char *s, size_t n, upg_error *e);
 void *upg_aligned_alloc(size_t bytes, upg_error *e); // zeroed, 64-byte aligned, 64 readable bytes after the end
 void upg_aligned_free(void *p);
 uint64_t upg_alloc_count(void); // allocations made through the functions above so far, for tests
+
+// Blocks that live and die together, each aligned and zeroed as by upg_aligned_alloc.
+typedef struct upg_arena {
+    void **blocks; // [n]
+    size_t n, bytes;
+} upg_arena;
+void *upg_arena_take(upg_arena *a, size_t count, size_t size, upg_error *e);
+void upg_arena_free(upg_arena *a);
 
 // A read-only file: mapped when it can be, read into memory when not (a pipe).
 typedef struct upg_file {
@@ -50,7 +60,11 @@ static inline uint16_t upg_le16(const void *p) {
     const uint8_t *b = p;
     return (uint16_t)(b[0] | b[1] << 8);
 }
-static inline uint32_t upg_le32(const void *p) { return upg_le16(p) | (uint32_t)upg_le16((const uint8_t *)p + 2) << 16; }
-static inline uint64_t upg_le64(const void *p) { return upg_le32(p) | (uint64_t)upg_le32((const uint8_t *)p + 4) << 32; }
+static inline uint32_t upg_le32(const void *p) {
+    return upg_le16(p) | (uint32_t)upg_le16((const uint8_t *)p + 2) << 16;
+}
+static inline uint64_t upg_le64(const void *p) {
+    return upg_le32(p) | (uint64_t)upg_le32((const uint8_t *)p + 4) << 32;
+}
 
 double upg_now(void); // seconds, monotonic

@@ -1,8 +1,8 @@
 // The thread pool: one job at a time, an atomic ticket counter, spin then sleep. See thread.h.
 //
-// A job is published by bumping `epoch`. Workers spin on it for a few microseconds (a decode step publishes hundreds of jobs a
-// token) and then sleep on a condition variable. The caller takes tickets like everybody else and leaves when every worker has
-// checked out of the job, so a job's data never outlives the call.
+// A job is published by bumping `epoch`. Workers spin on it for a few microseconds (a decode step publishes hundreds of
+// jobs a token) and then sleep on a condition variable. The caller takes tickets like everybody else and leaves when
+// every worker has checked out of the job, so a job's data never outlives the call.
 #include "base/thread.h"
 #include <pthread.h>
 #include <sched.h>
@@ -38,8 +38,8 @@ static void pause_cpu(void) {
 #endif
 }
 
-// The mode of docs/arithmetic.md, section 1, whatever the program around us set: denormals count as zero, rounding is to
-// nearest, nothing traps. Returns the mode to restore.
+// The mode of docs/arithmetic.md, section 1, whatever the program around us set: denormals count as zero, rounding is
+// to nearest, nothing traps. Returns the mode to restore.
 static uint64_t set_mode(void) {
 #if defined(__x86_64__)
     unsigned csr = _mm_getcsr();
@@ -160,7 +160,9 @@ void upg_pool_free(upg_pool *p) {
     free(p);
 }
 
-int upg_pool_threads(const upg_pool *p) { return p->n_threads; }
+int upg_pool_threads(const upg_pool *p) {
+    return p->n_threads;
+}
 
 void upg_pool_run(upg_pool *p, upg_task_fn *fn, void *ctx, int n_tasks) {
     uint64_t mode = set_mode();
@@ -173,8 +175,10 @@ void upg_pool_run(upg_pool *p, upg_task_fn *fn, void *ctx, int n_tasks) {
         publish(p);
         work(p, 0);
         for (int i = 0; atomic_load_explicit(&p->running, memory_order_acquire); i++)
-            if (i < SPINS) pause_cpu();
-            else sched_yield();
+            if (i < SPINS)
+                pause_cpu();
+            else
+                sched_yield();
     } else {
         work(p, 0);
     }

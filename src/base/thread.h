@@ -1,5 +1,6 @@
-// A persistent pool of threads that runs one job at a time, cut into tasks. Workers spin briefly for the next job, then sleep.
-// Work is handed out by an atomic counter, so a slow core takes fewer tasks. Results never depend on who runs which task.
+// A persistent pool of threads that runs one job at a time, cut into tasks. Workers spin briefly for the next job, then
+// sleep. Work is handed out by an atomic counter, so a slow core takes fewer tasks. Results never depend on who runs
+// which task.
 #pragma once
 #include "base/base.h"
 
@@ -9,8 +10,8 @@ typedef struct upg_pool upg_pool;
 upg_pool *upg_pool_new(int n_threads, upg_error *e);
 void upg_pool_free(upg_pool *pool);
 int upg_pool_threads(const upg_pool *pool);
-// Runs fn(ctx, task, thread) for task = 0..n_tasks-1 and returns when all are done. thread is 0..n_threads-1, 0 the caller.
-// Not reentrant, and one caller at a time.
+// Runs fn(ctx, task, thread) for task = 0..n_tasks-1 and returns when all are done. thread is 0..n_threads-1, 0 the
+// caller. Not reentrant, and one caller at a time.
 typedef void upg_task_fn(void *ctx, int task, int thread);
 void upg_pool_run(upg_pool *pool, upg_task_fn *fn, void *ctx, int n_tasks);
 int upg_cpu_count(void); // cores this process may run on

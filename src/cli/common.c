@@ -58,7 +58,8 @@ extern const uint8_t upg_default_model[], upg_default_model_end[];
 
 upg_model *cli_open_model(const char *path, upg_error *e) {
     if (path) return upg_model_open(path, e);
-    return upg_model_open_memory(upg_default_model, (size_t)(upg_default_model_end - upg_default_model), "the embedded default model", e);
+    return upg_model_open_memory(upg_default_model, (size_t)(upg_default_model_end - upg_default_model),
+                                 "the embedded default model", e);
 }
 
 char *cli_read_all(FILE *f, const char *name, size_t *n, upg_error *e) {
@@ -66,7 +67,8 @@ char *cli_read_all(FILE *f, const char *name, size_t *n, upg_error *e) {
     char chunk[65536];
     size_t got;
     while ((got = fread(chunk, 1, sizeof chunk, f)) > 0) upg_buf_add(&b, chunk, got);
-    if (ferror(f)) upg_fail(e, "%s: %s", name, strerror(errno));
+    if (ferror(f))
+        upg_fail(e, "%s: %s", name, strerror(errno));
     else if (!upg_buf_check(&b, e)) {
         *n = b.size;
         return b.data ? b.data : upg_strdup("", 0, e);
@@ -97,8 +99,11 @@ void cli_progress_show(cli_progress *p, double done, const char *what) {
     p->shown = terminal ? now : done;
     double left = done > 0.01 ? (now - p->start) / done * (1 - done) : 0;
     int filled = (int)(done * 30);
-    if (terminal) fprintf(stderr, "\r[%-30.*s] %3.0f%% %4.0f s left  %-40.40s", filled, "##############################", done * 100, left, what);
-    else fprintf(stderr, "%3.0f%% %s\n", done * 100, what);
+    if (terminal)
+        fprintf(stderr, "\r[%-30.*s] %3.0f%% %4.0f s left  %-40.40s", filled, "##############################",
+                done * 100, left, what);
+    else
+        fprintf(stderr, "%3.0f%% %s\n", done * 100, what);
 }
 
 void cli_progress_end(cli_progress *p) {
@@ -110,8 +115,10 @@ void cli_json_string(upg_buf *b, const char *s, size_t n) {
     yyjson_mut_val *v = d ? yyjson_mut_strn(d, s, n) : NULL;
     size_t size = 0;
     char *text = v ? yyjson_mut_val_write(v, 0, &size) : NULL;
-    if (text) upg_buf_add(b, text, size);
-    else b->failed = true;
+    if (text)
+        upg_buf_add(b, text, size);
+    else
+        b->failed = true;
     free(text);
     yyjson_mut_doc_free(d);
 }

@@ -20,7 +20,8 @@ static const char help[] =
     "  -t, --threads N      default: one a core\n"
     "  --json               print the result as JSON\n"
     "  -q, --quiet          no progress\n\n"
-    "Bits that no option fixes are chosen so that the file meets the ratio. The file is the same for any number of threads.\n";
+    "Bits that no option fixes are chosen so that the file meets the ratio. The file is the same for any number of "
+    "threads.\n";
 
 enum { OPT_RATIO = 256, OPT_BITS, OPT_LAYER, OPT_EMBEDDING, OPT_HEAD, OPT_ENCODING, OPT_EXACT, OPT_SEED, OPT_JSON };
 
@@ -57,10 +58,18 @@ static int set_encoding(options *o, const char *text) {
 }
 
 static int parse(int argc, char **argv, options *o) {
-    static const struct option longs[] = {{"ratio", 1, 0, OPT_RATIO},       {"bits", 1, 0, OPT_BITS},         {"layer-bits", 1, 0, OPT_LAYER},
-                                          {"embedding-bits", 1, 0, OPT_EMBEDDING}, {"head-bits", 1, 0, OPT_HEAD}, {"encoding", 1, 0, OPT_ENCODING},
-                                          {"exact", 0, 0, OPT_EXACT},       {"seed", 1, 0, OPT_SEED},         {"threads", 1, 0, 't'},
-                                          {"json", 0, 0, OPT_JSON},         {"quiet", 0, 0, 'q'},             {"help", 0, 0, 'h'},
+    static const struct option longs[] = {{"ratio", 1, 0, OPT_RATIO},
+                                          {"bits", 1, 0, OPT_BITS},
+                                          {"layer-bits", 1, 0, OPT_LAYER},
+                                          {"embedding-bits", 1, 0, OPT_EMBEDDING},
+                                          {"head-bits", 1, 0, OPT_HEAD},
+                                          {"encoding", 1, 0, OPT_ENCODING},
+                                          {"exact", 0, 0, OPT_EXACT},
+                                          {"seed", 1, 0, OPT_SEED},
+                                          {"threads", 1, 0, 't'},
+                                          {"json", 0, 0, OPT_JSON},
+                                          {"quiet", 0, 0, 'q'},
+                                          {"help", 0, 0, 'h'},
                                           {0, 0, 0, 0}};
     long long n = 0;
     int c, rc = 0;
@@ -107,9 +116,11 @@ static const char *bits_name(int bits2) {
 
 static void print_json(const upg_compress_result *r, double seconds) {
     upg_buf b = {0};
-    upg_buf_fmt(&b, "{\"parameters\":%llu,\"bytes\":%llu,\"ratio\":%.4f,\"bits_per_parameter\":%.4f,\"seconds\":%.2f,\"tensors\":[",
-                (unsigned long long)r->parameters, (unsigned long long)r->bytes, 4.0 * (double)r->parameters / (double)r->bytes,
-                8.0 * (double)r->bytes / (double)r->parameters, seconds);
+    upg_buf_fmt(
+        &b,
+        "{\"parameters\":%llu,\"bytes\":%llu,\"ratio\":%.4f,\"bits_per_parameter\":%.4f,\"seconds\":%.2f,\"tensors\":[",
+        (unsigned long long)r->parameters, (unsigned long long)r->bytes, 4.0 * (double)r->parameters / (double)r->bytes,
+        8.0 * (double)r->bytes / (double)r->parameters, seconds);
     for (size_t i = 0; i < r->n; i++) {
         upg_buf_str(&b, i ? ",{\"name\":" : "{\"name\":");
         cli_json_string(&b, r->tensors[i].name, strlen(r->tensors[i].name));
@@ -125,11 +136,12 @@ static void print_table(const options *o, const upg_compress_result *r, double s
     printf("%-48s %7s %7s %6s %14s\n", "tensor", "rows", "cols", "bits", "relative error");
     for (size_t i = 0; i < r->n; i++)
         if (r->tensors[i].bits2)
-            printf("%-48s %7lld %7lld %6s %13.4f%%\n", r->tensors[i].name, (long long)r->tensors[i].rows, (long long)r->tensors[i].cols,
-                   bits_name(r->tensors[i].bits2), 100 * r->tensors[i].error);
+            printf("%-48s %7lld %7lld %6s %13.4f%%\n", r->tensors[i].name, (long long)r->tensors[i].rows,
+                   (long long)r->tensors[i].cols, bits_name(r->tensors[i].bits2), 100 * r->tensors[i].error);
     double n = (double)r->parameters, bytes = (double)r->bytes;
-    printf("%s: %s, %.2f:1 against FP32 (%s), %.2f:1 against BF16 (%s), %.3f bits a parameter, %.1f s\n", o->out, cli_bytes(bytes, a), 4 * n / bytes,
-           cli_bytes(4 * n, b), 2 * n / bytes, cli_bytes(2 * n, c), 8 * bytes / n, seconds);
+    printf("%s: %s, %.2f:1 against FP32 (%s), %.2f:1 against BF16 (%s), %.3f bits a parameter, %.1f s\n", o->out,
+           cli_bytes(bytes, a), 4 * n / bytes, cli_bytes(4 * n, b), 2 * n / bytes, cli_bytes(2 * n, c), 8 * bytes / n,
+           seconds);
 }
 
 static int run(int argc, char **argv) {
@@ -148,8 +160,10 @@ static int run(int argc, char **argv) {
         status = cli_failed(&e);
         return cli_interrupted ? CLI_INTERRUPTED : status;
     }
-    if (o.json) print_json(&r, upg_now() - start);
-    else print_table(&o, &r, upg_now() - start);
+    if (o.json)
+        print_json(&r, upg_now() - start);
+    else
+        print_table(&o, &r, upg_now() - start);
     upg_compress_result_free(&r);
     return CLI_OK;
 }

@@ -8,7 +8,8 @@
 
 static const char help[] =
     "usage: upg eval MODEL (--text FILE | --tokens FILE.u16) [OPTIONS]\n\n"
-    "Negative log-likelihood and perplexity over disjoint windows of N tokens, each predicting its N next ones. With --reference also the\n"
+    "Negative log-likelihood and perplexity over disjoint windows of N tokens, each predicting its N next ones. With "
+    "--reference also the\n"
     "mean KL divergence KL(reference || model) in nats a token, and how often both agree on the likeliest token.\n\n"
     "  --text FILE          text, tokenised by the model's tokenizer, after its BOS if it wants one\n"
     "  --tokens FILE        little-endian 16-bit token ids; nothing is added\n"
@@ -51,10 +52,17 @@ typedef struct evaluation {
 } evaluation;
 
 static int parse(int argc, char **argv, options *o) {
-    static const struct option longs[] = {{"text", 1, 0, OPT_TEXT},       {"tokens", 1, 0, OPT_TOKENS},       {"window", 1, 0, OPT_WINDOW},
-                                          {"windows", 1, 0, OPT_WINDOWS}, {"reference", 1, 0, OPT_REFERENCE}, {"logits", 1, 0, OPT_LOGITS},
-                                          {"threads", 1, 0, 't'},         {"json", 0, 0, OPT_JSON},           {"quiet", 0, 0, 'q'},
-                                          {"help", 0, 0, 'h'},            {0, 0, 0, 0}};
+    static const struct option longs[] = {{"text", 1, 0, OPT_TEXT},
+                                          {"tokens", 1, 0, OPT_TOKENS},
+                                          {"window", 1, 0, OPT_WINDOW},
+                                          {"windows", 1, 0, OPT_WINDOWS},
+                                          {"reference", 1, 0, OPT_REFERENCE},
+                                          {"logits", 1, 0, OPT_LOGITS},
+                                          {"threads", 1, 0, 't'},
+                                          {"json", 0, 0, OPT_JSON},
+                                          {"quiet", 0, 0, 'q'},
+                                          {"help", 0, 0, 'h'},
+                                          {0, 0, 0, 0}};
     int c, rc = 0;
     while (!rc && (c = getopt_long(argc, argv, "t:qh", longs, NULL)) != -1) switch (c) {
         case OPT_TEXT: o->text = optarg; break;
@@ -101,7 +109,8 @@ static int load_tokens(evaluation *ev, upg_error *e) {
     for (size_t i = 0; !rc && i < f.size / 2; i++) {
         ev->tokens[i] = upg_le16(f.data + 2 * i);
         if (ev->tokens[i] >= upg_model_vocab_size(ev->model))
-            rc = upg_fail(e, "%s: id %d is not in the vocabulary of %d", ev->o->tokens, ev->tokens[i], upg_model_vocab_size(ev->model));
+            rc = upg_fail(e, "%s: id %d is not in the vocabulary of %d", ev->o->tokens, ev->tokens[i],
+                          upg_model_vocab_size(ev->model));
     }
     ev->n_tokens = f.size / 2;
     upg_file_close(&f);
@@ -111,19 +120,23 @@ static int load_tokens(evaluation *ev, upg_error *e) {
 static int open_session(evaluation *ev, const char *path, upg_model **m, upg_session **s, upg_error *e) {
     if (!(*m = upg_model_open(path, e))) return -1;
     int max = upg_model_max_context(*m);
-    if (ev->o->window > max) return upg_fail(e, "%s: --window %lld is more than its context of %d", path, ev->o->window, max);
+    if (ev->o->window > max)
+        return upg_fail(e, "%s: --window %lld is more than its context of %d", path, ev->o->window, max);
     if (ev->window > max) ev->window = max;
-    upg_session_options o = {.n_threads = (int)ev->o->n_threads, .context = ev->window, .max_rows = BATCH, .max_logits = BATCH};
+    upg_session_options o = {
+        .n_threads = (int)ev->o->n_threads, .context = ev->window, .max_rows = BATCH, .max_logits = BATCH};
     return (*s = upg_session_new(*m, &o, e)) ? 0 : -1;
 }
 
 static int open_all(evaluation *ev, upg_error *e) {
     const options *o = ev->o;
-    if (open_session(ev, o->model, &ev->model, &ev->session, e) || !(ev->pool = upg_pool_new((int)o->n_threads, e))) return -1;
+    if (open_session(ev, o->model, &ev->model, &ev->session, e) || !(ev->pool = upg_pool_new((int)o->n_threads, e)))
+        return -1;
     if (o->reference) {
         if (open_session(ev, o->reference, &ev->reference, &ev->reference_session, e)) return -1;
         if (upg_model_vocab_size(ev->reference) != upg_model_vocab_size(ev->model))
-            return upg_fail(e, "%s has %d tokens, %s %d", o->model, upg_model_vocab_size(ev->model), o->reference, upg_model_vocab_size(ev->reference));
+            return upg_fail(e, "%s has %d tokens, %s %d", o->model, upg_model_vocab_size(ev->model), o->reference,
+                            upg_model_vocab_size(ev->reference));
     }
     if (o->text ? load_text(ev, e) : load_tokens(ev, e)) return -1;
     if (ev->n_tokens < 2) return upg_fail(e, "%zu tokens are too few: at least 2", ev->n_tokens);
@@ -168,7 +181,8 @@ static int window(evaluation *ev, const int32_t *tokens, upg_error *e) {
         upg_row rows[BATCH];
         int n = ev->window - at < BATCH ? ev->window - at : BATCH;
         for (int i = 0; i < n; i++) rows[i] = (upg_row){tokens[at + i], 0, true};
-        if (run_rows(ev->session, rows, n, e) || (ev->reference && run_rows(ev->reference_session, rows, n, e))) return -1;
+        if (run_rows(ev->session, rows, n, e) || (ev->reference && run_rows(ev->reference_session, rows, n, e)))
+            return -1;
         ev->targets = tokens + at + 1;
         upg_pool_run(ev->pool, score_task, ev, n);
         for (int i = 0; i < n; i++) {
@@ -189,7 +203,8 @@ static int open_logits(evaluation *ev, uint64_t n_rows, upg_error *e) {
     if (!(ev->logits = fopen(ev->o->logits, "wb"))) return upg_fail(e, "%s: %s", ev->o->logits, strerror(errno));
     uint64_t vocab = (uint64_t)upg_model_vocab_size(ev->model);
     char header[256];
-    int n = snprintf(header, sizeof header, "{\"logits\":{\"dtype\":\"F32\",\"shape\":[%llu,%llu],\"data_offsets\":[0,%llu]}}",
+    int n = snprintf(header, sizeof header,
+                     "{\"logits\":{\"dtype\":\"F32\",\"shape\":[%llu,%llu],\"data_offsets\":[0,%llu]}}",
                      (unsigned long long)n_rows, (unsigned long long)vocab, (unsigned long long)(n_rows * vocab * 4));
     while (n % 8) header[n++] = ' ';
     uint8_t size[8] = {(uint8_t)n, (uint8_t)(n >> 8)};
@@ -240,8 +255,10 @@ static int run(int argc, char **argv) {
     int rc = open_all(ev, &e) || evaluate(ev, &e);
     cli_progress_end(&o.progress);
     status = !rc ? CLI_OK : cli_interrupted ? CLI_INTERRUPTED : CLI_FAILED;
-    if (rc) cli_failed(&e);
-    else print_result(ev);
+    if (rc)
+        cli_failed(&e);
+    else
+        print_result(ev);
     if (ev->logits) fclose(ev->logits);
     upg_session_free(ev->session);
     upg_session_free(ev->reference_session);

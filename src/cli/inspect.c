@@ -4,14 +4,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char help[] = "usage: upg inspect MODEL [--verify] [--json]\n\n"
-                           "Shows a model's architecture, tensors and sizes, and the report made when it was compressed.\n\n"
-                           "  --verify   read every tensor and compare it with its recorded hash\n"
-                           "  --json     machine-readable\n";
+static const char help[] =
+    "usage: upg inspect MODEL [--verify] [--json]\n\n"
+    "Shows a model's architecture, tensors and sizes, and the report made when it was compressed.\n\n"
+    "  --verify   read every tensor and compare it with its recorded hash\n"
+    "  --json     machine-readable\n";
 
 enum { OPT_VERIFY = 256, OPT_JSON };
 
-static double bits_of(const upg_tensor *t) { return 8.0 * (double)t->bytes / ((double)t->rows * (double)t->cols); }
+static double bits_of(const upg_tensor *t) {
+    return 8.0 * (double)t->bytes / ((double)t->rows * (double)t->cols);
+}
 
 static void totals(const upg_weights *w, double *parameters, double *bytes) {
     *parameters = 0;
@@ -21,8 +24,10 @@ static void totals(const upg_weights *w, double *parameters, double *bytes) {
 }
 
 static void encoding_name(const upg_tensor *t, char out[32]) {
-    if (t->encoding == UPG_TRELLIS) snprintf(out, 32, "trellis %g", t->s / 2.0);
-    else snprintf(out, 32, "%s", upg_encoding_name(t->encoding));
+    if (t->encoding == UPG_TRELLIS)
+        snprintf(out, 32, "trellis %g", t->s / 2.0);
+    else
+        snprintf(out, 32, "%s", upg_encoding_name(t->encoding));
 }
 
 static void print_text(const upg_model *m, bool verified) {
@@ -33,18 +38,21 @@ static void print_text(const upg_model *m, bool verified) {
     totals(w, &parameters, &bytes);
     printf("architecture   %s\n", c->arch->name);
     printf("layers         %d of hidden %d, feed-forward %d\n", c->n_layers, c->hidden_size, c->ffn_size);
-    printf("attention      %d heads, %d KV heads of %d; %d rotated, theta %g\n", c->n_heads, c->n_kv_heads, c->head_dim, c->rotary_dim, c->rope_theta);
+    printf("attention      %d heads, %d KV heads of %d; %d rotated, theta %g\n", c->n_heads, c->n_kv_heads, c->head_dim,
+           c->rotary_dim, c->rope_theta);
     printf("context        %d", c->max_positions);
     if (c->sliding_window) printf(", window %d", c->sliding_window);
-    printf("\nvocabulary     %d%s, tokenizer %s\n", c->vocab_size, c->tied ? ", head tied to the embedding" : "", m->tokenizer ? "included" : "missing");
+    printf("\nvocabulary     %d%s, tokenizer %s\n", c->vocab_size, c->tied ? ", head tied to the embedding" : "",
+           m->tokenizer ? "included" : "missing");
     printf("\n%-48s %8s %8s  %-12s %7s\n", "tensor", "rows", "cols", "encoding", "bits");
     for (size_t i = 0; i < w->n; i++) {
         const upg_tensor *t = &w->tensors[i];
         encoding_name(t, encoding);
-        printf("%-48s %8lld %8lld  %-12s %7.3f\n", t->name, (long long)t->rows, (long long)t->cols, encoding, bits_of(t));
+        printf("%-48s %8lld %8lld  %-12s %7.3f\n", t->name, (long long)t->rows, (long long)t->cols, encoding,
+               bits_of(t));
     }
-    printf("\n%s, %.0f parameters, %.3f bits a parameter, %.2f:1 against FP32\n", cli_bytes(bytes, a), parameters, 8 * bytes / parameters,
-           4 * parameters / bytes);
+    printf("\n%s, %.0f parameters, %.3f bits a parameter, %.2f:1 against FP32\n", cli_bytes(bytes, a), parameters,
+           8 * bytes / parameters, 4 * parameters / bytes);
     if (w->report) printf("report         %s\n", w->report);
     if (verified) printf("verified       every tensor matches its hash\n");
 }
@@ -56,14 +64,17 @@ static int print_json(const upg_model *m, bool verified, upg_error *e) {
     totals(w, &parameters, &bytes);
     upg_buf_str(&b, "{\"config\":");
     if (upg_config_write(&m->config, &b, e)) return -1;
-    upg_buf_fmt(&b, ",\"bytes\":%.0f,\"parameters\":%.0f,\"bits_per_parameter\":%.4f,\"ratio\":%.4f,\"verified\":%s,\"report\":%s,\"tensors\":[", bytes,
-                parameters, 8 * bytes / parameters, 4 * parameters / bytes, verified ? "true" : "false", w->report ? w->report : "null");
+    upg_buf_fmt(&b,
+                ",\"bytes\":%.0f,\"parameters\":%.0f,\"bits_per_parameter\":%.4f,\"ratio\":%.4f,\"verified\":%s,"
+                "\"report\":%s,\"tensors\":[",
+                bytes, parameters, 8 * bytes / parameters, 4 * parameters / bytes, verified ? "true" : "false",
+                w->report ? w->report : "null");
     for (size_t i = 0; i < w->n; i++) {
         const upg_tensor *t = &w->tensors[i];
         upg_buf_str(&b, i ? ",{\"name\":" : "{\"name\":");
         cli_json_string(&b, t->name, strlen(t->name));
-        upg_buf_fmt(&b, ",\"rows\":%lld,\"cols\":%lld,\"encoding\":\"%s\",\"bytes\":%zu", (long long)t->rows, (long long)t->cols,
-                    upg_encoding_name(t->encoding), t->bytes);
+        upg_buf_fmt(&b, ",\"rows\":%lld,\"cols\":%lld,\"encoding\":\"%s\",\"bytes\":%zu", (long long)t->rows,
+                    (long long)t->cols, upg_encoding_name(t->encoding), t->bytes);
         if (t->s) upg_buf_fmt(&b, ",\"bits\":%g", t->s / 2.0);
         upg_buf_str(&b, "}");
     }
@@ -75,19 +86,26 @@ static int print_json(const upg_model *m, bool verified, upg_error *e) {
 }
 
 static int run(int argc, char **argv) {
-    static const struct option longs[] = {{"verify", 0, 0, OPT_VERIFY}, {"json", 0, 0, OPT_JSON}, {"help", 0, 0, 'h'}, {0, 0, 0, 0}};
+    static const struct option longs[] = {
+        {"verify", 0, 0, OPT_VERIFY}, {"json", 0, 0, OPT_JSON}, {"help", 0, 0, 'h'}, {0, 0, 0, 0}};
     bool verify = false, json = false;
     int c, rc = -1;
     while ((c = getopt_long(argc, argv, "h", longs, NULL)) != -1)
-        if (c == OPT_VERIFY) verify = true;
-        else if (c == OPT_JSON) json = true;
-        else return cli_bad_option(&cli_inspect, c);
+        if (c == OPT_VERIFY)
+            verify = true;
+        else if (c == OPT_JSON)
+            json = true;
+        else
+            return cli_bad_option(&cli_inspect, c);
     if (optind + 1 < argc) return cli_usage(&cli_inspect, "one model at most");
     upg_error e = {0};
     upg_model *m = cli_open_model(optind < argc ? argv[optind] : NULL, &e);
-    if (m && verify && !m->weights.compressed) upg_fail(&e, "--verify needs a .upg file: originals have no hashes");
-    else if (m && verify && upg_weights_verify(&m->weights, &e)) rc = -1;
-    else if (m && json) rc = print_json(m, verify, &e);
+    if (m && verify && !m->weights.compressed)
+        upg_fail(&e, "--verify needs a .upg file: originals have no hashes");
+    else if (m && verify && upg_weights_verify(&m->weights, &e))
+        rc = -1;
+    else if (m && json)
+        rc = print_json(m, verify, &e);
     else if (m) {
         print_text(m, verify);
         rc = 0;

@@ -6,7 +6,8 @@ static const cli_verb *const verbs[] = {&cli_compress, &cli_run, &cli_eval, &cli
 enum { N_VERBS = sizeof verbs / sizeof *verbs };
 
 static void help(FILE *f) {
-    fprintf(f, "upg %s: compressed language models with the same bits everywhere\n\nusage: upg VERB [OPTIONS]\n\n", upg_version());
+    fprintf(f, "upg %s: compressed language models with the same bits everywhere\n\nusage: upg VERB [OPTIONS]\n\n",
+            upg_version());
     for (int i = 0; i < N_VERBS; i++) fprintf(f, "  %-10s %s\n", verbs[i]->name, verbs[i]->summary);
     fprintf(f, "\nupg VERB --help tells more. Exit status: 0, 1 failed, 2 wrong usage, 130 interrupted.\n");
 }

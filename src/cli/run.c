@@ -8,7 +8,8 @@
 
 static const char help[] =
     "usage: upg run [MODEL] [-p TEXT | -f FILE] [OPTIONS]\n\n"
-    "Continues a prompt: TEXT, FILE, or standard input. MODEL is a .upg file or the folder of an original, which runs in fp32;\n"
+    "Continues a prompt: TEXT, FILE, or standard input. MODEL is a .upg file or the folder of an original, which runs "
+    "in fp32;\n"
     "without it the embedded default model tells a story.\n\n"
     "  -p, --prompt TEXT      -f, --file FILE\n"
     "  -n, --predict N        tokens to generate at most (default 256)\n"
@@ -27,7 +28,19 @@ static const char help[] =
     "  --json                 print one JSON object at the end instead of streaming\n"
     "  -q, --quiet            no statistics\n";
 
-enum { OPT_TEMP = 256, OPT_TOP_K, OPT_TOP_P, OPT_MIN_P, OPT_REPEAT, OPT_SEED, OPT_GREEDY, OPT_SPECIAL, OPT_LOGPROBS, OPT_MLOCK, OPT_JSON };
+enum {
+    OPT_TEMP = 256,
+    OPT_TOP_K,
+    OPT_TOP_P,
+    OPT_MIN_P,
+    OPT_REPEAT,
+    OPT_SEED,
+    OPT_GREEDY,
+    OPT_SPECIAL,
+    OPT_LOGPROBS,
+    OPT_MLOCK,
+    OPT_JSON
+};
 
 typedef struct options {
     const char *model, *prompt, *file;
@@ -72,12 +85,25 @@ static int set_seed(options *o) {
 }
 
 static int parse(int argc, char **argv, options *o) {
-    static const struct option longs[] = {
-        {"prompt", 1, 0, 'p'},        {"file", 1, 0, 'f'},           {"predict", 1, 0, 'n'},      {"context", 1, 0, 'c'},
-        {"threads", 1, 0, 't'},       {"temp", 1, 0, OPT_TEMP},      {"top-k", 1, 0, OPT_TOP_K},  {"top-p", 1, 0, OPT_TOP_P},
-        {"min-p", 1, 0, OPT_MIN_P},   {"repeat-penalty", 1, 0, OPT_REPEAT}, {"seed", 1, 0, OPT_SEED}, {"greedy", 0, 0, OPT_GREEDY},
-        {"special", 0, 0, OPT_SPECIAL}, {"logprobs", 0, 0, OPT_LOGPROBS}, {"mlock", 0, 0, OPT_MLOCK}, {"json", 0, 0, OPT_JSON},
-        {"quiet", 0, 0, 'q'},         {"help", 0, 0, 'h'},           {0, 0, 0, 0}};
+    static const struct option longs[] = {{"prompt", 1, 0, 'p'},
+                                          {"file", 1, 0, 'f'},
+                                          {"predict", 1, 0, 'n'},
+                                          {"context", 1, 0, 'c'},
+                                          {"threads", 1, 0, 't'},
+                                          {"temp", 1, 0, OPT_TEMP},
+                                          {"top-k", 1, 0, OPT_TOP_K},
+                                          {"top-p", 1, 0, OPT_TOP_P},
+                                          {"min-p", 1, 0, OPT_MIN_P},
+                                          {"repeat-penalty", 1, 0, OPT_REPEAT},
+                                          {"seed", 1, 0, OPT_SEED},
+                                          {"greedy", 0, 0, OPT_GREEDY},
+                                          {"special", 0, 0, OPT_SPECIAL},
+                                          {"logprobs", 0, 0, OPT_LOGPROBS},
+                                          {"mlock", 0, 0, OPT_MLOCK},
+                                          {"json", 0, 0, OPT_JSON},
+                                          {"quiet", 0, 0, 'q'},
+                                          {"help", 0, 0, 'h'},
+                                          {0, 0, 0, 0}};
     int c, rc = 0;
     while (!rc && (c = getopt_long(argc, argv, "p:f:n:c:t:qh", longs, NULL)) != -1) switch (c) {
         case 'p': o->prompt = optarg; break;
@@ -106,7 +132,8 @@ static int parse(int argc, char **argv, options *o) {
     return -1;
 }
 
-// The prompt's text from -p, -f or standard input. A terminal with no prompt, and the default model, starts from nothing.
+// The prompt's text from -p, -f or standard input. A terminal with no prompt, and the default model, starts from
+// nothing.
 static char *read_prompt(const options *o, size_t *n, upg_error *e) {
     if (o->prompt) return upg_strdup(o->prompt, *n = strlen(o->prompt), e);
     if (!o->file && isatty(STDIN_FILENO)) return upg_strdup("", *n = 0, e);
@@ -134,7 +161,9 @@ static int set_prompt(generation *g, int context, upg_error *e) {
     // A model that wants no BOS still needs one token to start from nothing: the one that ends a text.
     if (start < 0 && !n_ids) start = g->model->config.n_eos ? g->model->config.eos[0] : 0;
     size_t n = n_ids + (start >= 0);
-    int rc = n <= (size_t)context ? 0 : upg_fail(e, "the prompt has %zu tokens, more than the context of %d (-c)", n, context);
+    int rc = n <= (size_t)context
+                 ? 0
+                 : upg_fail(e, "the prompt has %zu tokens, more than the context of %d (-c)", n, context);
     if (!rc) {
         if (start >= 0) g->tokens[g->n_tokens++] = start;
         memcpy(g->tokens + g->n_tokens, ids, n_ids * sizeof *ids);
@@ -155,7 +184,8 @@ static int open_all(generation *g, upg_error *e) {
         !(g->tokens = upg_alloc((size_t)context + 1, sizeof *g->tokens, e)) ||
         !(g->logprobs = upg_alloc((size_t)context + 1, sizeof *g->logprobs, e)))
         return -1;
-    if (o->mlock && mlockall(MCL_CURRENT)) return upg_fail(e, "--mlock: %s (ulimit -l raises the limit)", strerror(errno));
+    if (o->mlock && mlockall(MCL_CURRENT))
+        return upg_fail(e, "--mlock: %s (ulimit -l raises the limit)", strerror(errno));
     return set_prompt(g, context, e);
 }
 
@@ -201,7 +231,8 @@ static int generate(generation *g, upg_error *e) {
         if (i + 1 == g->o->n_predict || upg_session_length(g->session, 0) == upg_session_context(g->session)) break;
         upg_row row = {token, 0, true};
         if (upg_session_run(g->session, &row, 1, e)) return -1;
-        if (upg_session_row_failed(g->session, 0)) return upg_fail(e, "the model met a value that is not finite at token %zu", g->n_tokens - 1);
+        if (upg_session_row_failed(g->session, 0))
+            return upg_fail(e, "the model met a value that is not finite at token %zu", g->n_tokens - 1);
     }
     g->seconds = upg_now() - start;
     return 0;
@@ -212,8 +243,9 @@ static int print_json(generation *g, upg_error *e) {
     upg_buf_str(&b, "{\"text\":");
     cli_json_string(&b, g->text.data ? g->text.data : "", g->text.size);
     size_t n = g->n_tokens - g->n_prompt;
-    upg_buf_fmt(&b, ",\"finish_reason\":\"%s\",\"prompt_tokens\":%zu,\"completion_tokens\":%zu,\"seed\":%llu,\"tokens\":[", g->finish, g->n_prompt, n,
-                (unsigned long long)g->o->sampling.seed);
+    upg_buf_fmt(&b,
+                ",\"finish_reason\":\"%s\",\"prompt_tokens\":%zu,\"completion_tokens\":%zu,\"seed\":%llu,\"tokens\":[",
+                g->finish, g->n_prompt, n, (unsigned long long)g->o->sampling.seed);
     for (size_t i = 0; i < n; i++) upg_buf_fmt(&b, "%s%d", i ? "," : "", g->tokens[g->n_prompt + i]);
     upg_buf_str(&b, "]");
     if (g->o->logprobs) {
@@ -221,7 +253,8 @@ static int print_json(generation *g, upg_error *e) {
         for (size_t i = 0; i < n; i++) upg_buf_fmt(&b, "%s%.6f", i ? "," : "", (double)g->logprobs[g->n_prompt + i]);
         upg_buf_str(&b, "]");
     }
-    upg_buf_fmt(&b, ",\"prompt_seconds\":%.6f,\"seconds\":%.6f,\"path\":\"%s\"}", g->prompt_seconds, g->seconds, upg_session_path(g->session));
+    upg_buf_fmt(&b, ",\"prompt_seconds\":%.6f,\"seconds\":%.6f,\"path\":\"%s\"}", g->prompt_seconds, g->seconds,
+                upg_session_path(g->session));
     int rc = upg_buf_check(&b, e);
     if (!rc) puts(b.data);
     upg_buf_free(&b);
@@ -238,7 +271,8 @@ static int finish(generation *g, upg_error *e) {
     fflush(stdout);
     if (g->o->quiet) return 0;
     size_t n = g->n_tokens - g->n_prompt, steps = n > 1 ? n - 1 : 0; // the first token comes from the prompt's run
-    fprintf(stderr, "prompt: %zu tokens, %.1f tok/s; answer: %zu tokens", g->n_prompt, (double)g->n_prompt / g->prompt_seconds, n);
+    fprintf(stderr, "prompt: %zu tokens, %.1f tok/s; answer: %zu tokens", g->n_prompt,
+            (double)g->n_prompt / g->prompt_seconds, n);
     if (steps)
         fprintf(stderr, ", %.1f tok/s, %.2f GB/s of weights", (double)steps / g->seconds,
                 (double)steps * (double)upg_model_bytes_per_token(g->model) / g->seconds * 1e-9);
@@ -248,7 +282,12 @@ static int finish(generation *g, upg_error *e) {
 
 static int run(int argc, char **argv) {
     options o = {.n_predict = 256,
-                 .sampling = {.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = 1, .seed = (uint64_t)(upg_now() * 1e6)}};
+                 .sampling = {.temperature = 0.8f,
+                              .top_k = 40,
+                              .top_p = 0.95f,
+                              .min_p = 0.05f,
+                              .repeat_penalty = 1,
+                              .seed = (uint64_t)(upg_now() * 1e6)}};
     int status = parse(argc, argv, &o);
     if (status >= 0) return status;
     generation g = {.o = &o};

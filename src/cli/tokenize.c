@@ -8,7 +8,8 @@
 
 static const char help[] =
     "usage: upg tokenize MODEL|tokenizer.json [--special] [--decode]\n\n"
-    "Reads standard input byte for byte and prints its token ids on one line. Nothing is added (no BOS or EOS), and no text becomes\n"
+    "Reads standard input byte for byte and prints its token ids on one line. Nothing is added (no BOS or EOS), and no "
+    "text becomes\n"
     "a control token unless --special is given.\n\n"
     "  --special    names of control tokens in the text become control tokens; with --decode they are printed\n"
     "  --decode     read ids, print text\n";
@@ -66,13 +67,17 @@ static int decode(const upg_tokenizer *t, const char *text, bool special, upg_er
 }
 
 static int run(int argc, char **argv) {
-    static const struct option longs[] = {{"special", 0, 0, OPT_SPECIAL}, {"decode", 0, 0, OPT_DECODE}, {"help", 0, 0, 'h'}, {0, 0, 0, 0}};
+    static const struct option longs[] = {
+        {"special", 0, 0, OPT_SPECIAL}, {"decode", 0, 0, OPT_DECODE}, {"help", 0, 0, 'h'}, {0, 0, 0, 0}};
     bool special = false, decoding = false;
     int c;
     while ((c = getopt_long(argc, argv, "h", longs, NULL)) != -1)
-        if (c == OPT_SPECIAL) special = true;
-        else if (c == OPT_DECODE) decoding = true;
-        else return cli_bad_option(&cli_tokenize, c);
+        if (c == OPT_SPECIAL)
+            special = true;
+        else if (c == OPT_DECODE)
+            decoding = true;
+        else
+            return cli_bad_option(&cli_tokenize, c);
     if (optind + 1 != argc) return cli_usage(&cli_tokenize, "give one model or tokenizer.json");
     upg_error e = {0};
     size_t n = 0;

@@ -1,4 +1,5 @@
-// Bit allocation without calibration: every free tensor's error is modelled by the code's measured distortion on a Gaussian.
+// Bit allocation without calibration: every free tensor's error is modelled by the code's measured distortion on a
+// Gaussian.
 #include "compress/allocate.h"
 #include <math.h>
 #include <stdlib.h>
@@ -21,8 +22,8 @@ static double gain(double importance, int level) {
     return importance * fall / (levels[level + 1].s - levels[level].s);
 }
 
-int upg_allocate_bits(upg_writer_tensor *tensors, const double *importance, size_t n, size_t budget, size_t (*size)(void *ctx), void *ctx,
-                      upg_error *e) {
+int upg_allocate_bits(upg_writer_tensor *tensors, const double *importance, size_t n, size_t budget,
+                      size_t (*size)(void *ctx), void *ctx, upg_error *e) {
     int *level = upg_alloc(n, sizeof *level, e); // -1: fixed or at its end
     if (!level) return -1;
     for (size_t i = 0; i < n; i++) {

@@ -60,7 +60,8 @@ static int list_tensors(job *j, upg_error *e) {
         j->importance[j->n] = is_head(j, t->name) ? 4 : 1;
         j->source[j->n++] = t;
     }
-    if (j->tokenizer.size) j->out[j->n++] = (upg_writer_tensor){"tokenizer", UPG_BYTES, 0, 1, (int64_t)j->tokenizer.size};
+    if (j->tokenizer.size)
+        j->out[j->n++] = (upg_writer_tensor){"tokenizer", UPG_BYTES, 0, 1, (int64_t)j->tokenizer.size};
     return 0;
 }
 
@@ -87,8 +88,8 @@ static int plan(job *j, upg_error *e) {
 
 static int write_report(job *j, const upg_compress_result *r, upg_error *e) {
     upg_buf *b = &j->report;
-    upg_buf_fmt(b, "{\"parameters\":%llu,\"fp32_bytes\":%llu,\"bytes\":%llu,\"calibration\":\"none\",\"errors\":[", (unsigned long long)r->parameters,
-                (unsigned long long)r->parameters * 4, (unsigned long long)r->bytes);
+    upg_buf_fmt(b, "{\"parameters\":%llu,\"fp32_bytes\":%llu,\"bytes\":%llu,\"calibration\":\"none\",\"errors\":[",
+                (unsigned long long)r->parameters, (unsigned long long)r->parameters * 4, (unsigned long long)r->bytes);
     bool first = true;
     for (size_t i = 0; i < r->n; i++) {
         if (!r->tensors[i].bits2) continue;
@@ -105,7 +106,9 @@ static int put_tensor(job *j, upg_writer *w, upg_encoder *en, size_t i, double *
     if (o->rows == 1) return upg_writer_put(w, i, j->source[i]->data, NULL, e);
     uint8_t *data = upg_aligned_alloc(upg_encoded_bytes(o->encoding, o->s, o->rows, o->cols), e);
     float *scale = data ? upg_alloc((size_t)o->rows, sizeof *scale, e) : NULL;
-    int rc = scale && !upg_encode_matrix(en, j->source[i], o->encoding, o->s, data, scale, error, e) ? upg_writer_put(w, i, data, scale, e) : -1;
+    int rc = scale && !upg_encode_matrix(en, j->source[i], o->encoding, o->s, data, scale, error, e)
+                 ? upg_writer_put(w, i, data, scale, e)
+                 : -1;
     free(scale);
     upg_aligned_free(data);
     return rc;
@@ -114,13 +117,15 @@ static int put_tensor(job *j, upg_writer *w, upg_encoder *en, size_t i, double *
 static int code_all(job *j, upg_writer *w, upg_encoder *en, upg_compress_result *r, upg_error *e) {
     uint64_t done = 0;
     for (size_t i = 0; i < j->n; i++) {
-        if (j->options->progress && j->options->progress(j->options->progress_ctx, (double)done / (double)j->parameters, j->out[i].name))
+        if (j->options->progress &&
+            j->options->progress(j->options->progress_ctx, (double)done / (double)j->parameters, j->out[i].name))
             return upg_fail(e, "interrupted");
         double error = 0;
         if (put_tensor(j, w, en, i, &error, e)) return -1;
         done += j->source[i] ? (uint64_t)j->out[i].rows * (uint64_t)j->out[i].cols : 0;
         upg_compressed_tensor *t = &r->tensors[r->n];
-        *t = (upg_compressed_tensor){upg_strdup(j->out[i].name, strlen(j->out[i].name), e), j->out[i].rows, j->out[i].cols, 0, error};
+        *t = (upg_compressed_tensor){upg_strdup(j->out[i].name, strlen(j->out[i].name), e), j->out[i].rows,
+                                     j->out[i].cols, 0, error};
         if (!t->name) return -1;
         r->n++;
         if (j->source[i] && j->out[i].rows > 1) t->bits2 = j->out[i].encoding == UPG_INT8 ? UPG_BITS_INT8 : j->out[i].s;
@@ -133,8 +138,8 @@ static int produce(job *j, const char *out, upg_compress_result *r, upg_error *e
     upg_pool *pool = upg_pool_new(j->options->n_threads, e);
     upg_search_mode mode = j->options->exact_search ? UPG_SEARCH_EXACT : UPG_SEARCH_SEAM;
     upg_encoder *en = pool ? upg_encoder_new(pool, j->options->rotation_seed, mode, e) : NULL;
-    upg_writer *w = en ? upg_writer_new(out, j->config.data, j->model->weights.chat_template, j->options->rotation_seed, j->out, j->n,
-                                        j->report_room, e)
+    upg_writer *w = en ? upg_writer_new(out, j->config.data, j->model->weights.chat_template, j->options->rotation_seed,
+                                        j->out, j->n, j->report_room, e)
                        : NULL;
     int rc = -1;
     if (w) {
@@ -147,7 +152,8 @@ static int produce(job *j, const char *out, upg_compress_result *r, upg_error *e
     return rc;
 }
 
-int upg_compress(const char *source, const char *out, const upg_compress_options *options, upg_compress_result *result, upg_error *e) {
+int upg_compress(const char *source, const char *out, const upg_compress_options *options, upg_compress_result *result,
+                 upg_error *e) {
     *result = (upg_compress_result){0};
     job j = {.options = options};
     int rc = -1;

@@ -5,13 +5,13 @@
 enum { UPG_BITS_AUTO = 0, UPG_BITS_INT8 = 16 }; // bits are given as 2K: 4..8 for the trellis, 16 for int8
 
 typedef struct upg_compress_options {
-    double ratio;        // FP32 bytes over file bytes to reach; 0: unset
-    double bits;         // file bits a parameter to stay under; 0: unset. One of ratio and bits, or neither with layer_bits
-    int layer_bits;      // 2K of every layer matrix, or UPG_BITS_AUTO
-    int embedding_bits;  // likewise for the embedding
-    int head_bits;       // likewise for the head (and a tied embedding)
-    bool exact_search;   // exact Viterbi instead of the seam search
-    int n_threads;       // 0: one a core
+    double ratio;   // FP32 bytes over file bytes to reach; 0: unset
+    double bits;    // file bits a parameter to stay under; 0: unset. One of ratio and bits, or neither with layer_bits
+    int layer_bits; // 2K of every layer matrix, or UPG_BITS_AUTO
+    int embedding_bits; // likewise for the embedding
+    int head_bits;      // likewise for the head (and a tied embedding)
+    bool exact_search;  // exact Viterbi instead of the seam search
+    int n_threads;      // 0: one a core
     uint64_t rotation_seed;
     // Called from the compressing thread after each part; may be NULL. Returning true stops with "interrupted".
     bool (*progress)(void *ctx, double done, const char *tensor);
@@ -32,5 +32,7 @@ typedef struct upg_compress_result {
 } upg_compress_result;
 void upg_compress_result_free(upg_compress_result *r);
 
-// Writes `out` only when it is whole. The file is a function of source and options alone, whatever the number of threads.
-int upg_compress(const char *source, const char *out, const upg_compress_options *options, upg_compress_result *result, upg_error *e);
+// Writes `out` only when it is whole. The file is a function of source and options alone, whatever the number of
+// threads.
+int upg_compress(const char *source, const char *out, const upg_compress_options *options, upg_compress_result *result,
+                 upg_error *e);

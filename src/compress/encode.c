@@ -1,4 +1,5 @@
-// Coding one matrix, a band of 16 rows a task. See encode.h; what the code stands for is section 3 of docs/arithmetic.md.
+// Coding one matrix, a band of 16 rows a task. See encode.h; what the code stands for is section 3 of
+// docs/arithmetic.md.
 #include "compress/encode.h"
 #include "codec/panel.h"
 #include "program/ops.h"
@@ -23,7 +24,7 @@ struct upg_encoder {
         float *tiles;    // [n/16][256] in units of the code
         uint32_t *codes; // [n/16][4*S]
         int8_t *decoded; // [n/16][256]
-    } *work; // [threads]
+    } * work;            // [threads]
     atomic_llong bad_row;
 };
 
@@ -75,7 +76,8 @@ static int reserve(upg_encoder *en, upg_error *e) {
     for (size_t i = 0; i < n; i++) en->sign[i] = upg_sign(en->seed, i);
     for (int i = 0; i < en->n_threads; i++) {
         struct band_work *w = &en->work[i];
-        if (!(w->rows = upg_alloc(n * 16, sizeof *w->rows, e)) || !(w->tiles = upg_alloc(n * 16, sizeof *w->tiles, e)) ||
+        if (!(w->rows = upg_alloc(n * 16, sizeof *w->rows, e)) ||
+            !(w->tiles = upg_alloc(n * 16, sizeof *w->tiles, e)) ||
             !(w->codes = upg_alloc(n * 2, sizeof *w->codes, e)) || !(w->decoded = upg_alloc(n * 16, 1, e)))
             return -1;
         upg_search **search = en->encoding == UPG_TRELLIS ? &en->search[i * 5 + en->s - UPG_TRELLIS_MIN_S] : NULL;
@@ -115,7 +117,8 @@ static double squares(const float *x, int n) {
     return sum;
 }
 
-// Scale of a row of the trellis: the codebook's deviation over the weights', best measured on a Gaussian (docs/quality.md).
+// Scale of a row of the trellis: the codebook's deviation over the weights', best measured on a Gaussian
+// (docs/quality.md).
 static double trellis_scale(const float *x, int n, int s) {
     static const double ratio[] = {1.04, 1.08, 1.16, 1.20, 1.28};
     return sqrt(squares(x, n) / n) * ratio[s - UPG_TRELLIS_MIN_S] / UPG_TRELLIS_STD;
@@ -148,7 +151,8 @@ static void store_trellis(const upg_encoder *en, int64_t band, const uint32_t *c
 }
 
 // The least-squares scale of a coded row; errors of the row are added to the band's.
-static void finish_row(upg_encoder *en, int64_t band, int r, const float *x, const int8_t *q, double scale, bool refit) {
+static void finish_row(upg_encoder *en, int64_t band, int r, const float *x, const int8_t *q, double scale,
+                       bool refit) {
     double xq = 0, qq = 0;
     for (int i = 0; i < en->n; i++) {
         xq += (double)x[i] * q[i];
@@ -197,8 +201,8 @@ static void band_task(void *ctx, int band, int thread) {
     }
 }
 
-int upg_encode_matrix(upg_encoder *en, const upg_tensor *w, upg_encoding encoding, int s, uint8_t *data, float *scale, double *error,
-                      upg_error *e) {
+int upg_encode_matrix(upg_encoder *en, const upg_tensor *w, upg_encoding encoding, int s, uint8_t *data, float *scale,
+                      double *error, upg_error *e) {
     en->w = w;
     en->encoding = encoding;
     en->s = s;
@@ -217,7 +221,8 @@ int upg_encode_matrix(upg_encoder *en, const upg_tensor *w, upg_encoding encodin
         }
         *error = energy > 0 ? sum / energy : 0;
         if (atomic_load(&en->bad_row) >= 0)
-            rc = upg_fail(e, "tensor %s: row %lld has a value that is not finite", w->name, (long long)atomic_load(&en->bad_row));
+            rc = upg_fail(e, "tensor %s: row %lld has a value that is not finite", w->name,
+                          (long long)atomic_load(&en->bad_row));
     }
     free_work(en);
     return rc;

@@ -5,15 +5,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *upg_version(void) { return UPG_VERSION; }
-void upg_free(void *p) { free(p); }
+const char *upg_version(void) {
+    return UPG_VERSION;
+}
+void upg_free(void *p) {
+    free(p);
+}
 
 int upg_weights_tokenizer(const upg_weights *w, upg_tokenizer **tokenizer, upg_error *e) {
     *tokenizer = NULL;
     const upg_tensor *packed = w->compressed ? upg_weights_find(w, "tokenizer") : NULL;
-    if (packed) *tokenizer = upg_tokenizer_unpack(packed->data, packed->bytes, e);
-    else if (w->tokenizer_json) *tokenizer = upg_tokenizer_from_json(w->tokenizer_json, strlen(w->tokenizer_json), w->tokenizer_config, e);
-    else return 0;
+    if (packed)
+        *tokenizer = upg_tokenizer_unpack(packed->data, packed->bytes, e);
+    else if (w->tokenizer_json)
+        *tokenizer = upg_tokenizer_from_json(w->tokenizer_json, strlen(w->tokenizer_json), w->tokenizer_config, e);
+    else
+        return 0;
     return *tokenizer ? 0 : -1;
 }
 
@@ -21,7 +28,8 @@ static int finish(upg_model *m, upg_error *e) {
     if (upg_config_parse(&m->config, m->weights.config, m->weights.generation_config, e)) return -1;
     if (upg_weights_tokenizer(&m->weights, &m->tokenizer, e)) return -1;
     if (m->tokenizer && upg_tokenizer_size(m->tokenizer) > m->config.vocab_size)
-        return upg_fail(e, "the tokenizer has %d tokens, but vocab_size is %d", upg_tokenizer_size(m->tokenizer), m->config.vocab_size);
+        return upg_fail(e, "the tokenizer has %d tokens, but vocab_size is %d", upg_tokenizer_size(m->tokenizer),
+                        m->config.vocab_size);
     m->program = upg_program_new(&m->config, &m->weights, e);
     return m->program ? 0 : -1;
 }
@@ -52,13 +60,24 @@ void upg_model_free(upg_model *m) {
     free(m);
 }
 
-int upg_model_vocab_size(const upg_model *m) { return m->config.vocab_size; }
-int upg_model_max_context(const upg_model *m) { return m->config.max_positions; }
-bool upg_model_is_eos(const upg_model *m, int32_t token) { return upg_config_is_eos(&m->config, token); }
-size_t upg_model_bytes_per_token(const upg_model *m) { return upg_program_bytes_per_token(m->program); }
-int32_t upg_model_bos(const upg_model *m) { return m->tokenizer ? upg_tokenizer_bos(m->tokenizer) : m->config.bos; }
+int upg_model_vocab_size(const upg_model *m) {
+    return m->config.vocab_size;
+}
+int upg_model_max_context(const upg_model *m) {
+    return m->config.max_positions;
+}
+bool upg_model_is_eos(const upg_model *m, int32_t token) {
+    return upg_config_is_eos(&m->config, token);
+}
+size_t upg_model_bytes_per_token(const upg_model *m) {
+    return upg_program_bytes_per_token(m->program);
+}
+int32_t upg_model_bos(const upg_model *m) {
+    return m->tokenizer ? upg_tokenizer_bos(m->tokenizer) : m->config.bos;
+}
 
-int upg_tokenize(const upg_model *m, const char *text, size_t n, bool special, int32_t **ids, size_t *n_ids, upg_error *e) {
+int upg_tokenize(const upg_model *m, const char *text, size_t n, bool special, int32_t **ids, size_t *n_ids,
+                 upg_error *e) {
     if (!m->tokenizer) return upg_fail(e, "the model has no tokenizer");
     upg_ids list = {0};
     if (upg_tokenizer_encode(m->tokenizer, text, n, special, &list, e)) {

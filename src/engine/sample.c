@@ -9,16 +9,18 @@ enum { REPEAT_WINDOW = 64 };
 struct upg_sampler {
     upg_sampling options;
     int vocab_size;
-    float *logits;     // [vocab_size] after penalties and temperature
-    uint64_t *keys;    // [vocab_size] sort keys: best first, ties to the lower id
-    float *p;          // [vocab_size] of the candidates in order
+    float *logits;  // [vocab_size] after penalties and temperature
+    uint64_t *keys; // [vocab_size] sort keys: best first, ties to the lower id
+    float *p;       // [vocab_size] of the candidates in order
 };
 
 upg_sampler *upg_sampler_new(int vocab_size, const upg_sampling *o, upg_error *e) {
     bool temperature = o->temperature == 0 || (o->temperature >= 1 / 64.0f && o->temperature <= 100);
     bool penalty = o->repeat_penalty >= 1 / 64.0f && o->repeat_penalty <= 100;
-    if (!temperature || !penalty || o->top_k < 0 || !(o->top_p > 0 && o->top_p <= 1) || !(o->min_p >= 0 && o->min_p <= 1) || vocab_size < 1) {
-        upg_fail(e, "sampling: temperature is 0 or 1/64..100, top_k at least 0, top_p above 0 to 1, min_p 0..1, repeat_penalty 1/64..100");
+    if (!temperature || !penalty || o->top_k < 0 || !(o->top_p > 0 && o->top_p <= 1) ||
+        !(o->min_p >= 0 && o->min_p <= 1) || vocab_size < 1) {
+        upg_fail(e, "sampling: temperature is 0 or 1/64..100, top_k at least 0, top_p above 0 to 1, min_p 0..1, "
+                    "repeat_penalty 1/64..100");
         return NULL;
     }
     upg_sampler *s = upg_alloc(1, sizeof *s, e);
@@ -43,7 +45,9 @@ void upg_sampler_free(upg_sampler *s) {
 }
 
 // Denormals count as zero, whatever the mode of the caller's thread.
-static float flush(float x) { return upg_bits(x) & 0x7f800000u ? x : 0.0f; }
+static float flush(float x) {
+    return upg_bits(x) & 0x7f800000u ? x : 0.0f;
+}
 
 static void penalise(upg_sampler *s, const int32_t *history, size_t n) {
     size_t from = n > REPEAT_WINDOW ? n - REPEAT_WINDOW : 0;

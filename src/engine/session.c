@@ -1,4 +1,5 @@
-// Sessions: sequences over a pool of KV blocks, and batches. Everything is reserved in upg_session_new; a run allocates nothing.
+// Sessions: sequences over a pool of KV blocks, and batches. Everything is reserved in upg_session_new; a run allocates
+// nothing.
 #include "backend/backend.h"
 #include "engine/model.h"
 #include "program/numbers.h"
@@ -36,7 +37,8 @@ static int check_options(upg_session_options *o, const upg_model *m, upg_error *
     if (o->context > m->config.max_positions)
         return upg_fail(e, "context %d: the model was made for at most %d", o->context, m->config.max_positions);
     if (o->n_sequences > 65536 || o->max_rows > 65536 || o->max_logits > o->max_rows)
-        return upg_fail(e, "%d sequences, %d rows, %d logits: out of range", o->n_sequences, o->max_rows, o->max_logits);
+        return upg_fail(e, "%d sequences, %d rows, %d logits: out of range", o->n_sequences, o->max_rows,
+                        o->max_logits);
     return 0;
 }
 
@@ -45,12 +47,15 @@ static int reserve(upg_session *s, upg_error *e) {
     size_t rows = (size_t)o->max_rows, seqs = (size_t)o->n_sequences;
     s->max_blocks = (o->context + UPG_KV_BLOCK - 1) / UPG_KV_BLOCK;
     size_t n_blocks = seqs * (size_t)s->max_blocks;
-    if (n_blocks > INT32_MAX) return upg_fail(e, "%d sequences of %d positions are too many", o->n_sequences, o->context);
-    if (!(s->sequences = upg_alloc(seqs, sizeof *s->sequences, e)) || !(s->tables = upg_alloc(n_blocks, sizeof *s->tables, e)) ||
-        !(s->free_blocks = upg_alloc(n_blocks, sizeof *s->free_blocks, e)) || !(s->tokens = upg_alloc(rows, sizeof *s->tokens, e)) ||
-        !(s->positions = upg_alloc(rows, sizeof *s->positions, e)) || !(s->blocks = upg_alloc(rows, sizeof *s->blocks, e)) ||
-        !(s->wants = upg_alloc(rows, 1, e)) || !(s->grown = upg_alloc(seqs, sizeof *s->grown, e)) ||
-        !(s->rows = upg_alloc(rows, sizeof *s->rows, e)))
+    if (n_blocks > INT32_MAX)
+        return upg_fail(e, "%d sequences of %d positions are too many", o->n_sequences, o->context);
+    if (!(s->sequences = upg_alloc(seqs, sizeof *s->sequences, e)) ||
+        !(s->tables = upg_alloc(n_blocks, sizeof *s->tables, e)) ||
+        !(s->free_blocks = upg_alloc(n_blocks, sizeof *s->free_blocks, e)) ||
+        !(s->tokens = upg_alloc(rows, sizeof *s->tokens, e)) ||
+        !(s->positions = upg_alloc(rows, sizeof *s->positions, e)) ||
+        !(s->blocks = upg_alloc(rows, sizeof *s->blocks, e)) || !(s->wants = upg_alloc(rows, 1, e)) ||
+        !(s->grown = upg_alloc(seqs, sizeof *s->grown, e)) || !(s->rows = upg_alloc(rows, sizeof *s->rows, e)))
         return -1;
     for (size_t i = 0; i < seqs; i++) s->sequences[i].blocks = s->tables + i * (size_t)s->max_blocks;
     for (size_t i = 0; i < n_blocks; i++) s->free_blocks[i] = (int32_t)(n_blocks - 1 - i);
@@ -82,12 +87,15 @@ void upg_session_free(upg_session *s) {
     if (!s) return;
     if (s->backend) s->backend->api->destroy(s->backend);
     upg_pool_free(s->pool);
-    void *all[] = {s->sequences, s->tables, s->free_blocks, s->tokens, s->positions, (void *)s->blocks, s->wants, s->grown, s->rows};
+    void *all[] = {s->sequences,      s->tables, s->free_blocks, s->tokens, s->positions,
+                   (void *)s->blocks, s->wants,  s->grown,       s->rows};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
     free(s);
 }
 
-static int blocks_for(int length) { return (length + UPG_KV_BLOCK - 1) / UPG_KV_BLOCK; }
+static int blocks_for(int length) {
+    return (length + UPG_KV_BLOCK - 1) / UPG_KV_BLOCK;
+}
 
 static void release(upg_session *s, sequence *q, int length) {
     for (int i = blocks_for(length); i < blocks_for(q->length); i++) s->free_blocks[s->n_free++] = q->blocks[i];
@@ -99,27 +107,33 @@ static int place_rows(upg_session *s, const upg_row *rows, int n_rows, upg_error
     memset(s->grown, 0, (size_t)s->options.n_sequences * sizeof *s->grown);
     for (int i = 0; i < n_rows; i++) {
         int seq = rows[i].sequence;
-        if (seq < 0 || seq >= s->options.n_sequences) return upg_fail(e, "sequence %d: not within 0..%d", seq, s->options.n_sequences - 1);
+        if (seq < 0 || seq >= s->options.n_sequences)
+            return upg_fail(e, "sequence %d: not within 0..%d", seq, s->options.n_sequences - 1);
         s->positions[i] = s->sequences[seq].length + s->grown[seq]++;
-        if (s->positions[i] >= s->options.context) return upg_fail(e, "the context of %d tokens is full", s->options.context);
+        if (s->positions[i] >= s->options.context)
+            return upg_fail(e, "the context of %d tokens is full", s->options.context);
         s->tokens[i] = rows[i].token;
         s->wants[i] = rows[i].logits;
         s->blocks[i] = s->sequences[seq].blocks;
     }
     for (int seq = 0; seq < s->options.n_sequences; seq++) {
         sequence *q = &s->sequences[seq];
-        for (int i = blocks_for(q->length); i < blocks_for(q->length + s->grown[seq]); i++) q->blocks[i] = s->free_blocks[--s->n_free];
+        for (int i = blocks_for(q->length); i < blocks_for(q->length + s->grown[seq]); i++)
+            q->blocks[i] = s->free_blocks[--s->n_free];
         q->length += s->grown[seq];
     }
     return 0;
 }
 
 int upg_session_run(upg_session *s, const upg_row *rows, int n_rows, upg_error *e) {
-    if (n_rows < 1 || n_rows > s->options.max_rows) return upg_fail(e, "%d rows in a batch: not within 1..%d", n_rows, s->options.max_rows);
+    if (n_rows < 1 || n_rows > s->options.max_rows)
+        return upg_fail(e, "%d rows in a batch: not within 1..%d", n_rows, s->options.max_rows);
     if (place_rows(s, rows, n_rows, e)) return -1;
-    upg_batch batch = {.n_rows = n_rows, .tokens = s->tokens, .positions = s->positions, .blocks = s->blocks, .wants = s->wants};
+    upg_batch batch = {
+        .n_rows = n_rows, .tokens = s->tokens, .positions = s->positions, .blocks = s->blocks, .wants = s->wants};
     if (!s->backend->api->run(s->backend, &batch, e)) return 0;
-    for (int seq = 0; seq < s->options.n_sequences; seq++) release(s, &s->sequences[seq], s->sequences[seq].length - s->grown[seq]);
+    for (int seq = 0; seq < s->options.n_sequences; seq++)
+        release(s, &s->sequences[seq], s->sequences[seq].length - s->grown[seq]);
     return -1;
 }
 
@@ -129,7 +143,8 @@ static int prefill(upg_session *s, int seq, const int32_t *tokens, size_t n, upg
         for (int i = 0; i < rows; i++) s->rows[i] = (upg_row){tokens[at + (size_t)i], seq, at + (size_t)i + 1 == n};
         if (upg_session_run(s, s->rows, rows, e)) return -1;
         for (int i = 0; i < rows; i++)
-            if (upg_session_row_failed(s, i)) return upg_fail(e, "the model met a value that is not finite at token %zu", at + (size_t)i);
+            if (upg_session_row_failed(s, i))
+                return upg_fail(e, "the model met a value that is not finite at token %zu", at + (size_t)i);
         at += (size_t)rows;
     }
     return 0;
@@ -137,7 +152,8 @@ static int prefill(upg_session *s, int seq, const int32_t *tokens, size_t n, upg
 
 int upg_session_prefill(upg_session *s, int seq, const int32_t *tokens, size_t n, upg_error *e) {
     if (n == 0) return upg_fail(e, "no tokens to run");
-    if (seq < 0 || seq >= s->options.n_sequences) return upg_fail(e, "sequence %d: not within 0..%d", seq, s->options.n_sequences - 1);
+    if (seq < 0 || seq >= s->options.n_sequences)
+        return upg_fail(e, "sequence %d: not within 0..%d", seq, s->options.n_sequences - 1);
     int length = s->sequences[seq].length;
     int rc = prefill(s, seq, tokens, n, e);
     if (rc) release(s, &s->sequences[seq], length);
@@ -151,9 +167,21 @@ int upg_session_truncate(upg_session *s, int seq, int length, upg_error *e) {
     return 0;
 }
 
-const float *upg_session_logits(const upg_session *s, int i) { return s->backend->api->logits(s->backend, i); }
-bool upg_session_row_failed(const upg_session *s, int i) { return s->backend->api->flags(s->backend)[i] != 0; }
-int upg_session_length(const upg_session *s, int seq) { return s->sequences[seq].length; }
-int upg_session_context(const upg_session *s) { return s->options.context; }
-const char *upg_session_path(const upg_session *s) { return s->backend->api->path(s->backend); }
-size_t upg_session_memory(const upg_session *s) { return s->backend->api->memory(s->backend); }
+const float *upg_session_logits(const upg_session *s, int i) {
+    return s->backend->api->logits(s->backend, i);
+}
+bool upg_session_row_failed(const upg_session *s, int i) {
+    return s->backend->api->flags(s->backend)[i] != 0;
+}
+int upg_session_length(const upg_session *s, int seq) {
+    return s->sequences[seq].length;
+}
+int upg_session_context(const upg_session *s) {
+    return s->options.context;
+}
+const char *upg_session_path(const upg_session *s) {
+    return s->backend->api->path(s->backend);
+}
+size_t upg_session_memory(const upg_session *s) {
+    return s->backend->api->memory(s->backend);
+}

@@ -1,4 +1,5 @@
-// Numbers and layouts that every backend shares: bit casts, guards, signs, block sizes, the KV cache's layout, RoPE tables.
+// Numbers and layouts that every backend shares: bit casts, guards, signs, block sizes, the KV cache's layout, RoPE
+// tables.
 #pragma once
 #include "arch/config.h"
 #include <string.h>
@@ -32,7 +33,9 @@ static inline uint64_t upg_splitmix64(uint64_t seed, uint64_t i) {
     return z ^ z >> 31;
 }
 // The sign bit of input i: 0 or 0x80000000.
-static inline uint32_t upg_sign(uint64_t seed, uint64_t i) { return (uint32_t)(upg_splitmix64(seed, i) >> 63) << 31; }
+static inline uint32_t upg_sign(uint64_t seed, uint64_t i) {
+    return (uint32_t)(upg_splitmix64(seed, i) >> 63) << 31;
+}
 
 // One layer's int8 KV cache is a pool of blocks; a block holds for each KV head, one after another:
 // k [256][dim] int8, v [256][dim] int8, k_scale [256] f32, v_scale [256] f32.
@@ -44,7 +47,9 @@ typedef struct upg_kv_pool {
     uint8_t *data;       // the layer's first block
     size_t block_stride; // bytes from a block to the next
 } upg_kv_pool;
-static inline size_t upg_kv_head_bytes(int dim) { return (size_t)UPG_KV_BLOCK * (2 * (size_t)dim + 2 * sizeof(float)); }
+static inline size_t upg_kv_head_bytes(int dim) {
+    return (size_t)UPG_KV_BLOCK * (2 * (size_t)dim + 2 * sizeof(float));
+}
 static inline upg_kv_head upg_kv_head_at(const upg_kv_pool *pool, int32_t block, int head, int dim) {
     uint8_t *p = pool->data + (size_t)block * pool->block_stride + (size_t)head * upg_kv_head_bytes(dim);
     size_t n = (size_t)UPG_KV_BLOCK * (size_t)dim;

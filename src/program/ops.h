@@ -1,6 +1,7 @@
-// What each op computes: docs/arithmetic.md as code, one row at a time. This is the scalar reference and, compiled again with other
-// flags, the vector paths: the loops are written so that a compiler can vectorise them without changing a bit (no reassociation, no
-// contraction; the order of independent elements does not matter). Include it in one .c file an instruction set.
+// What each op computes: docs/arithmetic.md as code, one row at a time. This is the scalar reference and, compiled
+// again with other flags, the vector paths: the loops are written so that a compiler can vectorise them without
+// changing a bit (no reassociation, no contraction; the order of independent elements does not matter). Include it in
+// one .c file an instruction set.
 //
 // Functions return the row's flag: nonzero if a guard met a value that is not finite or not below 2^50.
 #pragma once
@@ -84,17 +85,17 @@ static inline void op_add(float *x, const float *delta, int n) {
 
 typedef float f32x16 __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint32_t u32x16 __attribute__((vector_size(64), aligned(4), may_alias));
-#define PICK16(v, h, set)                                                                                                  \
-    __builtin_shufflevector(v, v, PICK(0, h, set), PICK(1, h, set), PICK(2, h, set), PICK(3, h, set), PICK(4, h, set),     \
-                            PICK(5, h, set), PICK(6, h, set), PICK(7, h, set), PICK(8, h, set), PICK(9, h, set),           \
-                            PICK(10, h, set), PICK(11, h, set), PICK(12, h, set), PICK(13, h, set), PICK(14, h, set),      \
+#define PICK16(v, h, set)                                                                                              \
+    __builtin_shufflevector(v, v, PICK(0, h, set), PICK(1, h, set), PICK(2, h, set), PICK(3, h, set), PICK(4, h, set), \
+                            PICK(5, h, set), PICK(6, h, set), PICK(7, h, set), PICK(8, h, set), PICK(9, h, set),       \
+                            PICK(10, h, set), PICK(11, h, set), PICK(12, h, set), PICK(13, h, set), PICK(14, h, set),  \
                             PICK(15, h, set))
-#define PICK(i, h, set)  ((set) ? (i) | (h) : (i) & ~(h))
-#define SIGN(i, h)       ((i) & (h) ? 0x80000000u : 0u)
-#define SIGN16(h)                                                                                                          \
-    (u32x16) {                                                                                                             \
-        SIGN(0, h), SIGN(1, h), SIGN(2, h), SIGN(3, h), SIGN(4, h), SIGN(5, h), SIGN(6, h), SIGN(7, h), SIGN(8, h),        \
-            SIGN(9, h), SIGN(10, h), SIGN(11, h), SIGN(12, h), SIGN(13, h), SIGN(14, h), SIGN(15, h)                       \
+#define PICK(i, h, set) ((set) ? (i) | (h) : (i) & ~(h))
+#define SIGN(i, h)      ((i) & (h) ? 0x80000000u : 0u)
+#define SIGN16(h)                                                                                                      \
+    (u32x16) {                                                                                                         \
+        SIGN(0, h), SIGN(1, h), SIGN(2, h), SIGN(3, h), SIGN(4, h), SIGN(5, h), SIGN(6, h), SIGN(7, h), SIGN(8, h),    \
+            SIGN(9, h), SIGN(10, h), SIGN(11, h), SIGN(12, h), SIGN(13, h), SIGN(14, h), SIGN(15, h)                   \
     }
 // One butterfly of stride h < 16 inside 16 values: a - b as a + (-b), which is the same value.
 #define BUTTERFLY16(v, h) (PICK16(v, h, 0) + (f32x16)((u32x16)PICK16(v, h, 1) ^ SIGN16(h)))
@@ -125,9 +126,10 @@ static inline void hadamard(float *v, int n, int b) {
     for (int i = 0; i < n; i += b) hadamard_block(v + i, b);
 }
 
-// Section 4, steps 1 and 2. x: [cols]; sign: [cols] 0 or 0x80000000; work: [n]; q: [n]; d, q_sum: [n/b], q_sum the sum of a group's q.
-static inline uint32_t op_quantise(const float *x, int cols, int n, int b, const uint32_t *sign, float *work, int8_t *q, uint8_t *d,
-                                   int32_t *q_sum, float *m) {
+// Section 4, steps 1 and 2. x: [cols]; sign: [cols] 0 or 0x80000000; work: [n]; q: [n]; d, q_sum: [n/b], q_sum the sum
+// of a group's q.
+static inline uint32_t op_quantise(const float *x, int cols, int n, int b, const uint32_t *sign, float *work, int8_t *q,
+                                   uint8_t *d, int32_t *q_sum, float *m) {
     uint32_t flag = 0;
     for (int i = 0; i < cols; i++) work[i] = upg_float(upg_bits(guard(x[i], &flag)) ^ sign[i]);
     for (int i = cols; i < n; i++) work[i] = 0.0f;
@@ -183,7 +185,8 @@ static inline uint32_t op_quantise_head(float *v, int dim, int b, int8_t *q, flo
     return flag;
 }
 
-// The two integer sums of attention. A file that includes this one may bring its own (exact, so the same) as ATTENTION_SUMS.
+// The two integer sums of attention. A file that includes this one may bring its own (exact, so the same) as
+// ATTENTION_SUMS.
 #ifndef ATTENTION_SUMS
 // dots[j] = q . keys[j], for n keys of dim values.
 static inline void attention_dots(const int8_t *q, const int8_t *keys, int n, int dim, int32_t *dots) {
@@ -203,7 +206,8 @@ static inline void attention_mix(const int32_t *weights, const int8_t *values, i
 #endif
 
 // One block of keys, visible ones j0..j1 (inside the block). ob: [dim] i32 sums and then f32 values.
-static inline void attend_block(const int8_t *q, float qc, const upg_kv_head *kv, int dim, int j0, int j1, float *mb, float *lb, float *ob) {
+static inline void attend_block(const int8_t *q, float qc, const upg_kv_head *kv, int dim, int j0, int j1, float *mb,
+                                float *lb, float *ob) {
     float score[UPG_KV_BLOCK];
     int32_t weight[UPG_KV_BLOCK], acc[UPG_MAX_HEAD_DIM]; // weight: the dot products first
     float m = 0.0f, v_max = 0.0f;

@@ -22,8 +22,8 @@ int upg_program_weight(upg_program *p, int64_t rows, int64_t cols, upg_error *e,
     const upg_tensor *t = upg_weights_find(p->source, name);
     if (!t) return upg_fail(e, "tensor %s: missing", name);
     if (t->rows != rows || t->cols != cols)
-        return upg_fail(e, "tensor %s: shape %lld x %lld, but the config asks for %lld x %lld", name, (long long)t->rows,
-                        (long long)t->cols, (long long)rows, (long long)cols);
+        return upg_fail(e, "tensor %s: shape %lld x %lld, but the config asks for %lld x %lld", name,
+                        (long long)t->rows, (long long)t->cols, (long long)rows, (long long)cols);
     bool coded = t->encoding == UPG_INT8 || t->encoding == UPG_TRELLIS;
     if (t->encoding == UPG_BYTES || (rows == 1 && coded) || (rows > 1 && p->source->compressed && !coded))
         return upg_fail(e, "tensor %s: encoding %s is not allowed here", name, upg_encoding_name(t->encoding));
@@ -46,7 +46,8 @@ int upg_program_linear(upg_program *p, int in, int out, const int *weights, int 
     int n = p->widths[in], col = 0;
     if (n > UPG_MAX_INPUTS) return upg_fail(e, "%d inputs of a linear layer: at most %d", n, UPG_MAX_INPUTS);
     if (n > p->max_inputs) p->max_inputs = n;
-    if (upg_program_op(p, (upg_op){.kind = UPG_OP_QUANTISE, .in = in, .out = in, .n = n, .weight = -1}, e) < 0) return -1;
+    if (upg_program_op(p, (upg_op){.kind = UPG_OP_QUANTISE, .in = in, .out = in, .n = n, .weight = -1}, e) < 0)
+        return -1;
     for (int i = 0; i < n_weights; i++) {
         if (weights[i] < 0) return -1;
         upg_op op = {.kind = UPG_OP_LINEAR, .in = in, .out = out, .out_col = col, .n = n, .weight = weights[i]};

@@ -1,8 +1,8 @@
 // A program: the forward pass of a model as a flat list of ops over numbered buffers.
 //
-// A backend runs a whole program for a batch of rows; a row is one token of one sequence at one position. Buffers hold one f32
-// vector a row. Everything is sized when the program is made; running it allocates nothing. What each op computes is fixed bit
-// for bit by docs/arithmetic.md and, in code, by ops.h.
+// A backend runs a whole program for a batch of rows; a row is one token of one sequence at one position. Buffers hold
+// one f32 vector a row. Everything is sized when the program is made; running it allocates nothing. What each op
+// computes is fixed bit for bit by docs/arithmetic.md and, in code, by ops.h.
 #pragma once
 #include "arch/config.h"
 #include "format/weights.h"
@@ -35,11 +35,12 @@ typedef struct upg_program {
     upg_op *ops;                // [n_ops]
     int *widths;                // [n_buffers] columns of each buffer
     int n_weights, n_ops, n_buffers;
-    int logits; // the buffer the last op writes: [wanted rows][vocab_size]
-    int max_inputs;  // largest n of a QUANTISE
+    int logits;     // the buffer the last op writes: [wanted rows][vocab_size]
+    int max_inputs; // largest n of a QUANTISE
 } upg_program;
 
-// Builds config's program over source's tensors; both must outlive it. A missing tensor or wrong shape is refused by name.
+// Builds config's program over source's tensors; both must outlive it. A missing tensor or wrong shape is refused by
+// name.
 upg_program *upg_program_new(const upg_config *config, const upg_weights *source, upg_error *e);
 void upg_program_free(upg_program *p);
 

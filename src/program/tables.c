@@ -1,4 +1,5 @@
-// RoPE tables in f64 by our own elementary functions, since libraries differ in the last bit, and f32 exp and log for the engine.
+// RoPE tables in f64 by our own elementary functions, since libraries differ in the last bit, and f32 exp and log for
+// the engine.
 #include "program/ops.h"
 
 double upg_elog(double x) {
@@ -59,7 +60,9 @@ void upg_rope_tables(const upg_config *c, int n_positions, float *cosine, float 
     }
 }
 
-float upg_exp(float x) { return op_exp(x); }
+float upg_exp(float x) {
+    return op_exp(x);
+}
 
 float upg_log(float x) {
     int32_t k = (int32_t)(upg_bits(x) - 0x3f3504f3u) >> 23;

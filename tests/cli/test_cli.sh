@@ -217,7 +217,8 @@ interrupted_run() {
         ! grep -q 'answer: 1000 tokens' "$work/err"
 }
 interrupted_input() { # while it waits for a prompt
-    mkfifo "$work/fifo" && sleep 60 >"$work/fifo" &
+    mkfifo "$work/fifo" || return 1
+    sleep 60 >"$work/fifo" &
     writer=$!
     UPG_ISA=scalar "$upg" run "$small" <"$work/fifo" >"$work/out" 2>"$work/err" &
     interrupt $! sleep 1

@@ -9,10 +9,14 @@ void upg_coded_row(const upg_tensor *w, int64_t r, int64_t step, int8_t out[16])
     if (w->encoding == UPG_INT8) {
         const uint8_t *p = w->data + upg_panel_offset(w->rows, w->cols, 64, sb, step);
         for (int q = 0; q < 4; q++)
-            for (int k = 0; k < 4; k++) out[4 * q + k] = (int8_t)(p[((size_t)(in_band * 4 + q) * (size_t)nb + (size_t)band) * 4 + (size_t)k] - 127);
+            for (int k = 0; k < 4; k++)
+                out[4 * q + k] =
+                    (int8_t)(p[((size_t)(in_band * 4 + q) * (size_t)nb + (size_t)band) * 4 + (size_t)k] - 127);
         return;
     }
-    const uint32_t *tile = (const uint32_t *)(const void *)(w->data + upg_panel_offset(w->rows, w->cols, upg_trellis_words(w->s), sb, step));
+    const uint32_t *tile =
+        (const uint32_t *)(const void *)(w->data +
+                                         upg_panel_offset(w->rows, w->cols, upg_trellis_words(w->s), sb, step));
     for (int i = 0; i < 8; i++)
         upg_trellis_weights(upg_trellis_window(tile + band, (size_t)nb, w->s, in_band * 8 + i), out + 2 * i);
 }
@@ -38,9 +42,11 @@ void upg_embed(const upg_tensor *w, int32_t token, const uint32_t *sign, int32_t
 const upg_cpu_kernels *upg_cpu_kernels_for(const char *isa, upg_error *e) {
     static const upg_cpu_kernels *const all[] = {
 #if defined(__x86_64__)
-        &upg_cpu_avx512, &upg_cpu_avx2,
+        &upg_cpu_avx512,
+        &upg_cpu_avx2,
 #endif
-        &upg_cpu_scalar};
+        &upg_cpu_scalar
+    };
     if (!isa) isa = getenv("UPG_ISA");
     bool any = !isa || !*isa;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {

@@ -1,5 +1,5 @@
-// The CPU backend: runs a program's ops over a batch, each op cut into tasks for the thread pool. Rows and superbands are computed
-// independently, so neither the number of threads nor the batch changes a bit.
+// The CPU backend: runs a program's ops over a batch, each op cut into tasks for the thread pool. Rows and superbands
+// are computed independently, so neither the number of threads nor the batch changes a bit.
 #include "backend/cpu/cpu.h"
 #include "backend/backend.h"
 #include <math.h>
@@ -10,58 +10,42 @@ typedef struct cpu_backend {
     const upg_program *program;
     const upg_cpu_kernels *kernels;
     upg_backend_options options;
-    size_t memory;
-    float **buffers;     // [n_buffers] of [max_rows][width]
-    float **vectors;     // [n_weights] f32 copies of RMSNorm weights, or NULL
-    uint32_t *sign;      // [max_inputs]
+    upg_arena memory;     // all arrays below
+    float **buffers;      // [n_buffers] of [max_rows][width]
+    float **vectors;      // [n_weights] f32 copies of RMSNorm weights, or NULL
+    uint32_t *sign;       // [max_inputs]
     float *cosine, *sine; // [n_positions][rotary_dim/2]
-    int8_t *q;           // [max_rows][max_inputs padded]
-    uint8_t *d;          // [max_rows][groups]
-    int32_t *q_sum;      // [max_rows][groups]
-    float *m;            // [max_rows]
-    int8_t *head_q;      // [max_rows][n_heads][head_dim]
-    float *head_scale;   // [max_rows][n_heads]
-    uint8_t *kv;         // [n_blocks][n_layers][n_kv_heads] head blocks
+    int8_t *q;            // [max_rows][max_inputs padded]
+    uint8_t *d;           // [max_rows][groups]
+    int32_t *q_sum;       // [max_rows][groups]
+    float *m;             // [max_rows]
+    int8_t *head_q;       // [max_rows][n_heads][head_dim]
+    float *head_scale;    // [max_rows][n_heads]
+    uint8_t *kv;          // [n_blocks][n_layers][n_kv_heads] head blocks
     upg_scratch *scratch; // [threads]
-    uint8_t *flags;      // [max_rows]
-    int *wanted;         // [max_logits] batch rows whose logits are wanted
+    uint8_t *flags;       // [max_rows]
+    int *wanted;          // [max_logits] batch rows whose logits are wanted
     int n_wanted;
     float attention_c;
     // The run in progress, read by tasks.
     const upg_batch *batch;
     const upg_op *op;
-    int n_rows;     // rows the current op runs over
-    bool gathered;  // those rows are the wanted ones
+    int n_rows;    // rows the current op runs over
+    bool gathered; // those rows are the wanted ones
     upg_linear linear;
 } cpu_backend;
 
-static bool accepts(const upg_weights *source) { return source->compressed; }
+static bool accepts(const upg_weights *source) {
+    return source->compressed;
+}
 
 static void *reserve(cpu_backend *b, size_t count, size_t size, upg_error *e) {
-    size_t bytes;
-    if (__builtin_mul_overflow(count, size, &bytes)) {
-        upg_fail(e, "out of memory: %zu x %zu bytes", count, size);
-        return NULL;
-    }
-    b->memory += bytes;
-    return upg_aligned_alloc(bytes, e);
+    return upg_arena_take(&b->memory, count, size, e);
 }
 
 static void destroy(upg_backend *base) {
     cpu_backend *b = (cpu_backend *)base;
-    if (!b) return;
-    for (int i = 0; b->buffers && i < b->program->n_buffers; i++) upg_aligned_free(b->buffers[i]);
-    for (int i = 0; b->vectors && i < b->program->n_weights; i++) upg_aligned_free(b->vectors[i]);
-    for (int i = 0; b->scratch && i < upg_pool_threads(b->options.pool); i++) {
-        upg_aligned_free(b->scratch[i].panel);
-        upg_aligned_free(b->scratch[i].total);
-        upg_aligned_free(b->scratch[i].work);
-    }
-    void *rest[] = {b->sign, b->cosine, b->sine, b->q, b->d, b->q_sum, b->m, b->head_q, b->head_scale, b->kv, b->flags, b->wanted};
-    for (size_t i = 0; i < sizeof rest / sizeof *rest; i++) upg_aligned_free(rest[i]);
-    free(b->buffers);
-    free(b->vectors);
-    free(b->scratch);
+    if (b) upg_arena_free(&b->memory);
     free(b);
 }
 
@@ -73,7 +57,6 @@ static float *vector_copy(cpu_backend *b, const upg_tensor *t, upg_error *e) {
     for (int64_t i = 0; i < t->cols; i++)
         if (!isfinite(v[i])) {
             upg_fail(e, "tensor %s: element %lld is not finite", t->name, (long long)i);
-            upg_aligned_free(v);
             return NULL;
         }
     return v;
@@ -81,8 +64,8 @@ static float *vector_copy(cpu_backend *b, const upg_tensor *t, upg_error *e) {
 
 static int reserve_weights(cpu_backend *b, upg_error *e) {
     const upg_program *p = b->program;
-    b->vectors = upg_alloc((size_t)p->n_weights, sizeof *b->vectors, e);
-    b->buffers = upg_alloc((size_t)p->n_buffers, sizeof *b->buffers, e);
+    b->vectors = reserve(b, (size_t)p->n_weights, sizeof *b->vectors, e);
+    b->buffers = reserve(b, (size_t)p->n_buffers, sizeof *b->buffers, e);
     if (!b->vectors || !b->buffers) return -1;
     for (int i = 0; i < p->n_weights; i++)
         if (p->weights[i]->rows == 1 && !(b->vectors[i] = vector_copy(b, p->weights[i], e))) return -1;
@@ -95,23 +78,25 @@ static int reserve_weights(cpu_backend *b, upg_error *e) {
 
 static int reserve_rows(cpu_backend *b, upg_error *e) {
     const upg_config *c = b->program->config;
-    size_t rows = (size_t)b->options.max_rows, n = (size_t)upg_pad16(b->program->max_inputs), heads = (size_t)c->n_heads;
+    size_t rows = (size_t)b->options.max_rows, n = (size_t)upg_pad16(b->program->max_inputs),
+           heads = (size_t)c->n_heads;
     size_t kv = (size_t)b->options.n_blocks * (size_t)c->n_layers * (size_t)c->n_kv_heads;
     size_t table = (size_t)b->options.n_positions * (size_t)c->rotary_dim / 2;
-    if (!(b->sign = reserve(b, n, sizeof *b->sign, e)) || !(b->q = reserve(b, rows, n, e)) || !(b->d = reserve(b, rows, n / 16, e)) ||
-        !(b->q_sum = reserve(b, rows * (n / 16), sizeof *b->q_sum, e)) || !(b->m = reserve(b, rows, sizeof *b->m, e)) ||
+    if (!(b->sign = reserve(b, n, sizeof *b->sign, e)) || !(b->q = reserve(b, rows, n, e)) ||
+        !(b->d = reserve(b, rows, n / 16, e)) || !(b->q_sum = reserve(b, rows * (n / 16), sizeof *b->q_sum, e)) ||
+        !(b->m = reserve(b, rows, sizeof *b->m, e)) ||
         !(b->head_q = reserve(b, rows * heads, (size_t)c->head_dim, e)) ||
         !(b->head_scale = reserve(b, rows * heads, sizeof *b->head_scale, e)) || !(b->flags = reserve(b, rows, 1, e)) ||
         !(b->wanted = reserve(b, (size_t)b->options.max_logits, sizeof *b->wanted, e)) ||
         !(b->cosine = reserve(b, table, sizeof *b->cosine, e)) || !(b->sine = reserve(b, table, sizeof *b->sine, e)) ||
         !(b->kv = reserve(b, kv, upg_kv_head_bytes(c->head_dim), e)))
         return -1;
-    b->scratch = upg_alloc((size_t)upg_pool_threads(b->options.pool), sizeof *b->scratch, e);
+    b->scratch = reserve(b, (size_t)upg_pool_threads(b->options.pool), sizeof *b->scratch, e);
     if (!b->scratch) return -1;
     for (int i = 0; i < upg_pool_threads(b->options.pool); i++) {
         upg_scratch *s = &b->scratch[i];
-        if (!(s->panel = reserve(b, UPG_PANEL_BYTES, 1, e)) || !(s->total = reserve(b, rows * 256, sizeof *s->total, e)) ||
-            !(s->work = reserve(b, n, sizeof *s->work, e)))
+        if (!(s->panel = reserve(b, UPG_PANEL_BYTES, 1, e)) ||
+            !(s->total = reserve(b, rows * 256, sizeof *s->total, e)) || !(s->work = reserve(b, n, sizeof *s->work, e)))
             return -1;
     }
     for (size_t i = 0; i < n; i++) b->sign[i] = upg_sign(b->program->source->rotation_seed, i);
@@ -138,7 +123,9 @@ static upg_backend *create(const upg_program *program, const upg_backend_options
 static float *row_of(const cpu_backend *b, int buffer, int row) {
     return b->buffers[buffer] + (size_t)row * (size_t)b->program->widths[buffer];
 }
-static int batch_row(const cpu_backend *b, int row) { return b->gathered ? b->wanted[row] : row; }
+static int batch_row(const cpu_backend *b, int row) {
+    return b->gathered ? b->wanted[row] : row;
+}
 
 static void embed_task(void *ctx, int row, int thread) {
     cpu_backend *b = ctx;
@@ -151,7 +138,8 @@ static void rmsnorm_task(void *ctx, int row, int thread) {
     (void)thread;
     cpu_backend *b = ctx;
     const upg_op *op = b->op;
-    uint32_t f = b->kernels->rmsnorm(row_of(b, op->in, row), b->vectors[op->weight], op->n, b->program->config->rms_eps, row_of(b, op->out, row));
+    uint32_t f = b->kernels->rmsnorm(row_of(b, op->in, row), b->vectors[op->weight], op->n, b->program->config->rms_eps,
+                                     row_of(b, op->out, row));
     b->flags[batch_row(b, row)] |= (uint8_t)f;
 }
 
@@ -193,7 +181,8 @@ static void kv_task(void *ctx, int row, int thread) {
         bool is_key = kv_head < c->n_kv_heads;
         upg_kv_head kv = upg_kv_head_at(&pool, pool_block, is_key ? kv_head : kv_head - c->n_kv_heads, dim);
         size_t at = (size_t)slot * (size_t)dim;
-        f |= b->kernels->quantise_head(v, dim, block, (is_key ? kv.k : kv.v) + at, (is_key ? kv.k_scale : kv.v_scale) + slot);
+        f |= b->kernels->quantise_head(v, dim, block, (is_key ? kv.k : kv.v) + at,
+                                       (is_key ? kv.k_scale : kv.v_scale) + slot);
     }
     b->flags[row] |= (uint8_t)f;
 }
@@ -256,9 +245,10 @@ static void run_linear(cpu_backend *b) {
 }
 
 static void run_op(cpu_backend *b) {
-    static upg_task_fn *const row_tasks[] = {[UPG_OP_EMBED] = embed_task,   [UPG_OP_RMSNORM] = rmsnorm_task, [UPG_OP_QUANTISE] = quantise_task,
-                                             [UPG_OP_KV] = kv_task,         [UPG_OP_SWIGLU] = swiglu_task,   [UPG_OP_ADD] = add_task,
-                                             [UPG_OP_GATHER] = gather_task};
+    static upg_task_fn *const row_tasks[] = {
+        [UPG_OP_EMBED] = embed_task,  [UPG_OP_RMSNORM] = rmsnorm_task, [UPG_OP_QUANTISE] = quantise_task,
+        [UPG_OP_KV] = kv_task,        [UPG_OP_SWIGLU] = swiglu_task,   [UPG_OP_ADD] = add_task,
+        [UPG_OP_GATHER] = gather_task};
     if (b->op->kind == UPG_OP_LINEAR) {
         run_linear(b);
     } else if (b->op->kind == UPG_OP_ATTENTION) {
@@ -300,9 +290,15 @@ static const float *logits(const upg_backend *base, int i) {
     const cpu_backend *b = (const cpu_backend *)base;
     return b->buffers[b->program->logits] + (size_t)i * (size_t)b->program->config->vocab_size;
 }
-static const uint8_t *flags(const upg_backend *base) { return ((const cpu_backend *)base)->flags; }
-static const char *path(const upg_backend *base) { return ((const cpu_backend *)base)->kernels->isa; }
-static size_t memory(const upg_backend *base) { return ((const cpu_backend *)base)->memory; }
+static const uint8_t *flags(const upg_backend *base) {
+    return ((const cpu_backend *)base)->flags;
+}
+static const char *path(const upg_backend *base) {
+    return ((const cpu_backend *)base)->kernels->isa;
+}
+static size_t memory(const upg_backend *base) {
+    return ((const cpu_backend *)base)->memory.bytes;
+}
 
 const upg_backend_api upg_backend_cpu = {.name = "cpu",
                                          .accepts = accepts,

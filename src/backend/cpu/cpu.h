@@ -29,8 +29,8 @@ typedef struct upg_cpu_kernels {
     const char *isa;
     bool (*supported)(void);
     uint32_t (*rmsnorm)(const float *x, const float *weight, int n, float eps, float *y);
-    uint32_t (*quantise)(const float *x, int cols, int n, int b, const uint32_t *sign, float *work, int8_t *q, uint8_t *d, int32_t *q_sum,
-                         float *m);
+    uint32_t (*quantise)(const float *x, int cols, int n, int b, const uint32_t *sign, float *work, int8_t *q,
+                         uint8_t *d, int32_t *q_sum, float *m);
     uint32_t (*swiglu)(const float *gate, const float *up, int n, float *y);
     void (*add)(float *x, const float *delta, int n);
     void (*rope)(float *v, const float *cosine, const float *sine, int half);

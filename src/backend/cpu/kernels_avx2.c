@@ -1,7 +1,7 @@
 // AVX2 with FMA. Eight 32-bit lanes are half a superband; otherwise as in kernels_avx512.c.
 //
-// vpmaddubsw saturates above 32767, so bytes up to 254 cannot be multiplied directly: the trellis multiplies its two 7-bit fields apart
-// (at most 127*127*2), panels multiply |w| by q with w's sign.
+// vpmaddubsw saturates above 32767, so bytes up to 254 cannot be multiplied directly: the trellis multiplies its two
+// 7-bit fields apart (at most 127*127*2), panels multiply |w| by q with w's sign.
 #if defined(__x86_64__)
 #include "backend/cpu/cpu.h"
 #include <immintrin.h>
@@ -9,7 +9,9 @@
 #define INLINE static inline __attribute__((always_inline))
 #define ATTENTION_SUMS
 
-INLINE __m256i wide16(const int8_t *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p)); }
+INLINE __m256i wide16(const int8_t *p) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+}
 
 static void attention_dots(const int8_t *q, const int8_t *keys, int n, int dim, int32_t *dots) {
     for (int j = 0; j < n; j++) {
@@ -32,7 +34,8 @@ static void attention_mix(const int32_t *weights, const int8_t *values, int n, i
         __m256i sum = _mm256_setzero_si256();
         const int8_t *v = values + i;
         for (int j = 0; j < n; j += 2, v += 2 * (size_t)dim) {
-            __m128i pairs = _mm_unpacklo_epi8(_mm_loadl_epi64((const __m128i *)v), _mm_loadl_epi64((const __m128i *)(v + dim)));
+            __m128i pairs =
+                _mm_unpacklo_epi8(_mm_loadl_epi64((const __m128i *)v), _mm_loadl_epi64((const __m128i *)(v + dim)));
             __m256i w = _mm256_set1_epi32(weights[j] | (j + 1 < n ? weights[j + 1] << 16 : 0));
             sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_cvtepi8_epi16(pairs), w));
         }
@@ -50,8 +53,8 @@ typedef struct fields {
     __m256i lo, hi; // bytes 0..127; their sum is w+127
 } fields;
 
-// Bits o..o+15 of the circular tile in the low half of each lane (high = 0) or the high half; the other half is garbage.
-// w points at the tile's first word for these lanes; words are `stride` bytes apart.
+// Bits o..o+15 of the circular tile in the low half of each lane (high = 0) or the high half; the other half is
+// garbage. w points at the tile's first word for these lanes; words are `stride` bytes apart.
 INLINE __m256i window(const uint8_t *w, size_t stride, int n_words, int o, int high) {
     int k = o >> 5, bit = o & 31, from = high ? bit - 16 : bit;
     __m256i x = _mm256_loadu_si256((const __m256i *)(w + (size_t)k * stride));
@@ -63,10 +66,12 @@ INLINE __m256i window(const uint8_t *w, size_t stride, int n_words, int o, int h
 }
 
 INLINE fields four_weights(const uint8_t *w, size_t stride, int s, int r, int quad) {
-    const __m256i mask = _mm256_set1_epi32(0x7f7f7f7f), al = _mm256_set1_epi16((short)(UPG_TRELLIS_MULTIPLIER & 0xffff)),
+    const __m256i mask = _mm256_set1_epi32(0x7f7f7f7f),
+                  al = _mm256_set1_epi16((short)(UPG_TRELLIS_MULTIPLIER & 0xffff)),
                   ah = _mm256_set1_epi16((short)(UPG_TRELLIS_MULTIPLIER >> 16));
     int step = r * 8 + quad * 2, bits = 128 * s;
-    __m256i x = _mm256_blend_epi16(window(w, stride, 4 * s, step * s % bits, 0), window(w, stride, 4 * s, (step + 1) * s % bits, 1), 0xaa);
+    __m256i x = _mm256_blend_epi16(window(w, stride, 4 * s, step * s % bits, 0),
+                                   window(w, stride, 4 * s, (step + 1) * s % bits, 1), 0xaa);
     __m256i lo = _mm256_mullo_epi16(x, al);
     __m256i hi = _mm256_add_epi16(_mm256_mulhi_epu16(x, al), _mm256_mullo_epi16(x, ah));
     return (fields){_mm256_and_si256(lo, mask), _mm256_and_si256(hi, mask)};
@@ -85,7 +90,8 @@ INLINE void add_group(int32_t *total, __m256i dot, int32_t offset, int d) {
 }
 
 // Row r of eight lanes' tiles over one group.
-INLINE void one_tile_row(const uint8_t *p, int nb, int s, int r, const int8_t *q, int steps, int32_t *total, int32_t q_sum, int d) {
+INLINE void one_tile_row(const uint8_t *p, int nb, int s, int r, const int8_t *q, int steps, int32_t *total,
+                         int32_t q_sum, int d) {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256i a = _mm256_setzero_si256(), b = a;
     for (int t = 0; t < steps; t++, p += (size_t)nb * 16 * (size_t)s)
@@ -106,7 +112,8 @@ INLINE void one_row(const upg_linear *l, int64_t sb, int32_t *total, int s) {
         const int8_t *q = l->q + g * l->b;
         for (int half = 0; half < nb; half += 8) {
 #pragma GCC unroll 16
-            for (int r = 0; r < 16; r++) one_tile_row(p + half * 4, nb, s, r, q, steps, total + r * 16 + half, l->q_sum[g], l->d[g]);
+            for (int r = 0; r < 16; r++)
+                one_tile_row(p + half * 4, nb, s, r, q, steps, total + r * 16 + half, l->q_sum[g], l->d[g]);
         }
     }
 }
@@ -126,11 +133,11 @@ INLINE void decode(const upg_linear *l, int64_t sb, int g, uint8_t *panel, int s
         }
 }
 
-#define FOR_EACH_S(CALL)                                                                                                   \
-    case 4: CALL(4); break;                                                                                                \
-    case 5: CALL(5); break;                                                                                                \
-    case 6: CALL(6); break;                                                                                                \
-    case 7: CALL(7); break;                                                                                                \
+#define FOR_EACH_S(CALL)                                                                                               \
+    case 4: CALL(4); break;                                                                                            \
+    case 5: CALL(5); break;                                                                                            \
+    case 6: CALL(6); break;                                                                                            \
+    case 7: CALL(7); break;                                                                                            \
     default: CALL(8); break;
 
 static void decode_group(const upg_linear *l, int64_t sb, int g, uint8_t *panel) {
@@ -139,8 +146,10 @@ static void decode_group(const upg_linear *l, int64_t sb, int g, uint8_t *panel)
 #undef CALL
 }
 
-// rows (1..4) batch rows, tile rows r and r+1, eight lanes from `half`, over one group's panel whose words are `lanes` apart.
-INLINE void multiply(const upg_linear *l, int g, const uint8_t *panel, int lanes, int half, int row, int rows, int r, int32_t *totals) {
+// rows (1..4) batch rows, tile rows r and r+1, eight lanes from `half`, over one group's panel whose words are `lanes`
+// apart.
+INLINE void multiply(const upg_linear *l, int g, const uint8_t *panel, int lanes, int half, int row, int rows, int r,
+                     int32_t *totals) {
     const __m256i ones = _mm256_set1_epi16(1), centre = _mm256_set1_epi8(127);
     __m256i acc[4][2];
     for (int i = 0; i < rows; i++) acc[i][0] = acc[i][1] = _mm256_setzero_si256();
@@ -149,17 +158,21 @@ INLINE void multiply(const upg_linear *l, int g, const uint8_t *panel, int lanes
         for (int i = 0; i < 4; i++)
 #pragma GCC unroll 2
             for (int k = 0; k < 2; k++) {
-                const uint8_t *p = panel + (((size_t)t * 64 + (size_t)(r + k) * 4 + (size_t)i) * (size_t)lanes + (size_t)half) * 4;
-                __m256i w = _mm256_sub_epi8(_mm256_loadu_si256((const __m256i *)p), centre), magnitude = _mm256_abs_epi8(w);
+                const uint8_t *p =
+                    panel + (((size_t)t * 64 + (size_t)(r + k) * 4 + (size_t)i) * (size_t)lanes + (size_t)half) * 4;
+                __m256i w = _mm256_sub_epi8(_mm256_loadu_si256((const __m256i *)p), centre),
+                        magnitude = _mm256_abs_epi8(w);
                 for (int j = 0; j < rows; j++) {
                     __m256i x = _mm256_sign_epi8(quad_of(q + (size_t)j * (size_t)l->n + t * 16 + i * 4), w);
-                    acc[j][k] = _mm256_add_epi32(acc[j][k], _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, x), ones));
+                    acc[j][k] =
+                        _mm256_add_epi32(acc[j][k], _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, x), ones));
                 }
             }
     size_t groups = (size_t)(l->n / l->b);
     for (int j = 0; j < rows; j++)
         for (int k = 0; k < 2; k++)
-            add_group(totals + (size_t)(row + j) * 256 + (r + k) * 16 + half, acc[j][k], 0, l->d[(size_t)(row + j) * groups + (size_t)g]);
+            add_group(totals + (size_t)(row + j) * 256 + (r + k) * 16 + half, acc[j][k], 0,
+                      l->d[(size_t)(row + j) * groups + (size_t)g]);
 }
 
 static void multiply_group(const upg_linear *l, int g, const uint8_t *panel, int lanes, int nb, int32_t *totals) {
@@ -177,7 +190,9 @@ static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
     memset(total, 0, (size_t)l->n_rows * 256 * sizeof *total);
     if (l->w->encoding == UPG_INT8) {
         for (int g = 0; g < groups; g++)
-            multiply_group(l, g, l->w->data + upg_panel_offset(l->w->rows, l->w->cols, 64, sb, (int64_t)g * (l->b / 16)), nb, nb, total);
+            multiply_group(l, g,
+                           l->w->data + upg_panel_offset(l->w->rows, l->w->cols, 64, sb, (int64_t)g * (l->b / 16)), nb,
+                           nb, total);
     } else if (l->n_rows == 1) {
 #define CALL(s) one_row(l, sb, total, s)
         switch (l->w->s) { FOR_EACH_S(CALL) }
@@ -191,7 +206,9 @@ static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
     for (int row = 0; row < l->n_rows; row++) upg_linear_write(l, sb, row, total + (size_t)row * 256);
 }
 
-static bool supported(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+static bool supported(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
 
 #define KERNELS upg_cpu_avx2
 #define ISA     "avx2"

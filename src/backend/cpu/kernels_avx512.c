@@ -1,7 +1,7 @@
 // AVX-512 with VNNI and VBMI2. A 32-bit lane owns a band (16 rows); 16 lanes are a superband. See codec/panel.h.
 //
-// One row: trellis words are decoded in registers and multiplied at once. Several rows: a group is decoded once into a byte panel
-// (what int8 matrices have in the file already) and every row of the batch runs over it.
+// One row: trellis words are decoded in registers and multiplied at once. Several rows: a group is decoded once into a
+// byte panel (what int8 matrices have in the file already) and every row of the batch runs over it.
 #if defined(__x86_64__)
 #include "backend/cpu/cpu.h"
 #include <immintrin.h>
@@ -13,12 +13,14 @@ static void attention_dots(const int8_t *q, const int8_t *keys, int n, int dim, 
     __m512i wide[UPG_MAX_HEAD_DIM / 32];
     __mmask32 tail = dim % 32 ? (1u << dim % 32) - 1 : 0xffffffffu;
     int parts = (dim + 31) / 32;
-    for (int i = 0; i < parts; i++) wide[i] = _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(i + 1 < parts ? 0xffffffffu : tail, q + 32 * i));
+    for (int i = 0; i < parts; i++)
+        wide[i] = _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(i + 1 < parts ? 0xffffffffu : tail, q + 32 * i));
     for (int j = 0; j < n; j++) {
         const int8_t *k = keys + (size_t)j * (size_t)dim;
         __m512i sum = _mm512_setzero_si512();
         for (int i = 0; i < parts; i++) {
-            __m256i bytes = i + 1 < parts ? _mm256_loadu_si256((const __m256i *)(k + 32 * i)) : _mm256_maskz_loadu_epi8(tail, k + 32 * i);
+            __m256i bytes = i + 1 < parts ? _mm256_loadu_si256((const __m256i *)(k + 32 * i))
+                                          : _mm256_maskz_loadu_epi8(tail, k + 32 * i);
             sum = _mm512_dpwssd_epi32(sum, wide[i], _mm512_cvtepi8_epi16(bytes));
         }
         dots[j] = _mm512_reduce_add_epi32(sum);
@@ -43,8 +45,8 @@ static void attention_mix(const int32_t *weights, const int8_t *values, int n, i
 
 #include "program/ops.h"
 
-// The low 32 bits of (high:low) >> bit, 0 < bit < 32. Clang turns the plain form into one vpshrdd; gcc needs to be told, where
-// it knows bit (under sanitizers it may not).
+// The low 32 bits of (high:low) >> bit, 0 < bit < 32. Clang turns the plain form into one vpshrdd; gcc needs to be
+// told, where it knows bit (under sanitizers it may not).
 INLINE __m512i funnel(__m512i low, __m512i high, int bit) {
 #if !defined(__clang__)
     if (__builtin_constant_p(bit)) return _mm512_shrdi_epi32(low, high, bit);
@@ -52,7 +54,8 @@ INLINE __m512i funnel(__m512i low, __m512i high, int bit) {
     return _mm512_or_si512(_mm512_srli_epi32(low, (unsigned)bit), _mm512_slli_epi32(high, (unsigned)(32 - bit)));
 }
 
-// Bits o..o+15 of the circular tile, in the low half of each lane (high = 0) or the high half; the other half is garbage.
+// Bits o..o+15 of the circular tile, in the low half of each lane (high = 0) or the high half; the other half is
+// garbage.
 INLINE __m512i window(const __m512i *w, int n_words, int o, int high) {
     int k = o >> 5, bit = o & 31;
     __m512i next = w[(k + 1) % n_words];
@@ -62,10 +65,12 @@ INLINE __m512i window(const __m512i *w, int n_words, int o, int high) {
 
 // Weights 4*quad .. 4*quad+3 of row r of each lane's tile, as bytes w+127.
 INLINE __m512i four_weights(const __m512i *w, int s, int r, int quad) {
-    const __m512i mask = _mm512_set1_epi32(0x7f7f7f7f), al = _mm512_set1_epi16((short)(UPG_TRELLIS_MULTIPLIER & 0xffff)),
+    const __m512i mask = _mm512_set1_epi32(0x7f7f7f7f),
+                  al = _mm512_set1_epi16((short)(UPG_TRELLIS_MULTIPLIER & 0xffff)),
                   ah = _mm512_set1_epi16((short)(UPG_TRELLIS_MULTIPLIER >> 16));
     int step = r * 8 + quad * 2, bits = 128 * s;
-    __m512i x = _mm512_mask_blend_epi16(0xaaaaaaaa, window(w, 4 * s, step * s % bits, 0), window(w, 4 * s, (step + 1) * s % bits, 1));
+    __m512i x = _mm512_mask_blend_epi16(0xaaaaaaaa, window(w, 4 * s, step * s % bits, 0),
+                                        window(w, 4 * s, (step + 1) * s % bits, 1));
     __m512i lo = _mm512_mullo_epi16(x, al);
     __m512i hi = _mm512_add_epi16(_mm512_mulhi_epu16(x, al), _mm512_mullo_epi16(x, ah));
     return _mm512_add_epi8(_mm512_and_si512(lo, mask), _mm512_and_si512(hi, mask));
@@ -100,7 +105,8 @@ INLINE void one_row(const upg_linear *l, int64_t sb, int32_t *total, int s) {
 #pragma GCC unroll 16
             for (int r = 0; r < 16; r++)
 #pragma GCC unroll 4
-                for (int i = 0; i < 4; i++) acc[r] = _mm512_dpbusd_epi32(acc[r], four_weights(w, s, r, i), quad_of(q + 4 * i));
+                for (int i = 0; i < 4; i++)
+                    acc[r] = _mm512_dpbusd_epi32(acc[r], four_weights(w, s, r, i), quad_of(q + 4 * i));
         }
         for (int r = 0; r < 16; r++) add_group(total + r * 16, acc[r], l->q_sum[g], l->d[g]);
     }
@@ -119,11 +125,11 @@ INLINE void decode(const upg_linear *l, int64_t sb, int g, uint8_t *panel, int s
     }
 }
 
-#define FOR_EACH_S(CALL)                                                                                                   \
-    case 4: CALL(4); break;                                                                                                \
-    case 5: CALL(5); break;                                                                                                \
-    case 6: CALL(6); break;                                                                                                \
-    case 7: CALL(7); break;                                                                                                \
+#define FOR_EACH_S(CALL)                                                                                               \
+    case 4: CALL(4); break;                                                                                            \
+    case 5: CALL(5); break;                                                                                            \
+    case 6: CALL(6); break;                                                                                            \
+    case 7: CALL(7); break;                                                                                            \
     default: CALL(8); break;
 
 static void decode_group(const upg_linear *l, int64_t sb, int g, uint8_t *panel) {
@@ -133,7 +139,8 @@ static void decode_group(const upg_linear *l, int64_t sb, int g, uint8_t *panel)
 }
 
 // rows (1..4) batch rows from `row`, tile rows r..r+3, over one group's panel whose words are `lanes` apart.
-INLINE void multiply(const upg_linear *l, int g, const uint8_t *panel, int lanes, int row, int rows, int r, int32_t *totals) {
+INLINE void multiply(const upg_linear *l, int g, const uint8_t *panel, int lanes, int row, int rows, int r,
+                     int32_t *totals) {
     __m512i acc[4][4];
     for (int i = 0; i < rows; i++)
         for (int k = 0; k < 4; k++) acc[i][k] = _mm512_setzero_si512();
@@ -142,7 +149,9 @@ INLINE void multiply(const upg_linear *l, int g, const uint8_t *panel, int lanes
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) {
             __m512i w[4];
-            for (int k = 0; k < 4; k++) w[k] = _mm512_loadu_si512(panel + ((size_t)t * 64 + (size_t)(r + k) * 4 + (size_t)i) * (size_t)lanes * 4);
+            for (int k = 0; k < 4; k++)
+                w[k] =
+                    _mm512_loadu_si512(panel + ((size_t)t * 64 + (size_t)(r + k) * 4 + (size_t)i) * (size_t)lanes * 4);
             for (int j = 0; j < rows; j++) {
                 __m512i x = quad_of(q + (size_t)j * (size_t)l->n + t * 16 + i * 4);
                 for (int k = 0; k < 4; k++) acc[j][k] = _mm512_dpbusd_epi32(acc[j][k], w[k], x);
@@ -151,7 +160,8 @@ INLINE void multiply(const upg_linear *l, int g, const uint8_t *panel, int lanes
     size_t groups = (size_t)(l->n / l->b);
     for (int j = 0; j < rows; j++) {
         size_t at = (size_t)(row + j) * groups + (size_t)g;
-        for (int k = 0; k < 4; k++) add_group(totals + (size_t)(row + j) * 256 + (r + k) * 16, acc[j][k], l->q_sum[at], l->d[at]);
+        for (int k = 0; k < 4; k++)
+            add_group(totals + (size_t)(row + j) * 256 + (r + k) * 16, acc[j][k], l->q_sum[at], l->d[at]);
     }
 }
 
@@ -169,7 +179,8 @@ static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
     if (l->w->encoding == UPG_INT8) {
         int steps = l->b / 16, lanes = upg_superband_bands(l->w->rows, sb);
         for (int g = 0; g < l->n / l->b; g++)
-            multiply_group(l, g, l->w->data + upg_panel_offset(l->w->rows, l->w->cols, 64, sb, (int64_t)g * steps), lanes, total);
+            multiply_group(l, g, l->w->data + upg_panel_offset(l->w->rows, l->w->cols, 64, sb, (int64_t)g * steps),
+                           lanes, total);
     } else if (l->n_rows == 1) {
 #define CALL(s) one_row(l, sb, total, s)
         switch (l->w->s) { FOR_EACH_S(CALL) }
@@ -184,8 +195,9 @@ static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
 }
 
 static bool supported(void) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi") &&
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi") &&
            __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("fma");
 }
 

@@ -2,7 +2,8 @@
 #include "backend/cpu/cpu.h"
 #include "program/ops.h"
 
-// One group (columns step0*16 .. step1*16) of a superband as bytes w+127: [step][16 rows][4 quads][nb bands][4 columns].
+// One group (columns step0*16 .. step1*16) of a superband as bytes w+127: [step][16 rows][4 quads][nb bands][4
+// columns].
 static const uint8_t *decode_group(const upg_tensor *w, int64_t sb, int step0, int step1, uint8_t *panel) {
     if (w->encoding == UPG_INT8) return w->data + upg_panel_offset(w->rows, w->cols, 64, sb, step0);
     int nb = upg_superband_bands(w->rows, sb);
@@ -35,7 +36,8 @@ static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
                 for (int band = 0; band < nb; band++) {
                     int32_t dot = 0;
                     for (int i = 0; i < l->b; i++) {
-                        size_t word = ((size_t)(i / 16) * 64 + (size_t)r * 4 + (size_t)(i % 16 / 4)) * (size_t)nb + (size_t)band;
+                        size_t word =
+                            ((size_t)(i / 16) * 64 + (size_t)r * 4 + (size_t)(i % 16 / 4)) * (size_t)nb + (size_t)band;
                         dot += (panel[word * 4 + (size_t)(i % 4)] - 127) * q[i];
                     }
                     total[r * 16 + band] += (dot + ((1 << d) >> 1)) >> d;
@@ -45,7 +47,9 @@ static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
     for (int row = 0; row < l->n_rows; row++) upg_linear_write(l, sb, row, scratch->total + (size_t)row * 256);
 }
 
-static bool supported(void) { return true; }
+static bool supported(void) {
+    return true;
+}
 
 #define KERNELS upg_cpu_scalar
 #define ISA     "scalar"

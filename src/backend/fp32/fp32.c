@@ -1,6 +1,7 @@
-// The fp32 backend: runs a program over original weights (F32, F16, BF16) in plain floating point, as transformers does. It is the
-// reference that compressed models are measured against; its bits are not normative. Products are OpenBLAS's, each call on one
-// thread, split over our pool by fixed blocks of weight rows so that the thread count does not change the result.
+// The fp32 backend: runs a program over original weights (F32, F16, BF16) in plain floating point, as transformers
+// does. It is the reference that compressed models are measured against; its bits are not normative. Products are
+// OpenBLAS's, each call on one thread, split over our pool by fixed blocks of weight rows so that the thread count does
+// not change the result.
 #include "backend/backend.h"
 #include "program/numbers.h"
 #include <cblas.h>
@@ -13,7 +14,7 @@ typedef struct fp32_backend {
     upg_backend base;
     const upg_program *program;
     upg_backend_options options;
-    size_t memory;
+    upg_arena memory;     // all arrays below
     float **buffers;      // [n_buffers] of [max_rows][width]
     float **vectors;      // [n_weights] f32 copies of RMSNorm weights, or NULL
     float *cosine, *sine; // [n_positions][rotary_dim/2]
@@ -27,41 +28,31 @@ typedef struct fp32_backend {
     int n_rows;
 } fp32_backend;
 
-static bool accepts(const upg_weights *source) { return !source->compressed; }
+static bool accepts(const upg_weights *source) {
+    return !source->compressed;
+}
 
 static void *reserve(fp32_backend *b, size_t count, size_t size, upg_error *e) {
-    size_t bytes;
-    if (__builtin_mul_overflow(count, size, &bytes)) {
-        upg_fail(e, "out of memory: %zu x %zu bytes", count, size);
-        return NULL;
-    }
-    b->memory += bytes;
-    return upg_aligned_alloc(bytes, e);
+    return upg_arena_take(&b->memory, count, size, e);
 }
 
 static void destroy(upg_backend *base) {
     fp32_backend *b = (fp32_backend *)base;
-    if (!b) return;
-    for (int i = 0; b->buffers && i < b->program->n_buffers; i++) upg_aligned_free(b->buffers[i]);
-    for (int i = 0; b->vectors && i < b->program->n_weights; i++) upg_aligned_free(b->vectors[i]);
-    for (int i = 0; b->work && i < upg_pool_threads(b->options.pool); i++) upg_aligned_free(b->work[i]);
-    void *rest[] = {b->cosine, b->sine, b->kv, b->flags, b->wanted};
-    for (size_t i = 0; i < sizeof rest / sizeof *rest; i++) upg_aligned_free(rest[i]);
-    free(b->buffers);
-    free(b->vectors);
-    free(b->work);
+    if (b) upg_arena_free(&b->memory);
     free(b);
 }
 
-static size_t kv_floats(const upg_config *c) { return (size_t)UPG_KV_BLOCK * 2 * (size_t)c->head_dim; }
+static size_t kv_floats(const upg_config *c) {
+    return (size_t)UPG_KV_BLOCK * 2 * (size_t)c->head_dim;
+}
 
 static int reserve_all(fp32_backend *b, upg_error *e) {
     const upg_program *p = b->program;
     const upg_config *c = p->config;
     int threads = upg_pool_threads(b->options.pool);
-    b->vectors = upg_alloc((size_t)p->n_weights, sizeof *b->vectors, e);
-    b->buffers = upg_alloc((size_t)p->n_buffers, sizeof *b->buffers, e);
-    b->work = upg_alloc((size_t)threads, sizeof *b->work, e);
+    b->vectors = reserve(b, (size_t)p->n_weights, sizeof *b->vectors, e);
+    b->buffers = reserve(b, (size_t)p->n_buffers, sizeof *b->buffers, e);
+    b->work = reserve(b, (size_t)threads, sizeof *b->work, e);
     if (!b->vectors || !b->buffers || !b->work) return -1;
     for (int i = 0; i < p->n_weights; i++) {
         if (p->weights[i]->rows != 1) continue;
@@ -78,7 +69,8 @@ static int reserve_all(fp32_backend *b, upg_error *e) {
     size_t table = positions * (size_t)c->rotary_dim / 2;
     size_t kv = (size_t)b->options.n_blocks * (size_t)c->n_layers * (size_t)c->n_kv_heads;
     if (!(b->cosine = reserve(b, table, sizeof(float), e)) || !(b->sine = reserve(b, table, sizeof(float), e)) ||
-        !(b->kv = reserve(b, kv, kv_floats(c) * sizeof(float), e)) || !(b->flags = reserve(b, (size_t)b->options.max_rows, 1, e)) ||
+        !(b->kv = reserve(b, kv, kv_floats(c) * sizeof(float), e)) ||
+        !(b->flags = reserve(b, (size_t)b->options.max_rows, 1, e)) ||
         !(b->wanted = reserve(b, (size_t)b->options.max_logits, sizeof *b->wanted, e)))
         return -1;
     upg_rope_tables(c, b->options.n_positions, b->cosine, b->sine);
@@ -113,7 +105,8 @@ static float *kv_at(const fp32_backend *b, int row, int position, int head, int 
 static void embed_task(void *ctx, int row, int thread) {
     (void)thread;
     fp32_backend *b = ctx;
-    upg_tensor_floats(b->program->weights[b->op->weight], (int64_t)b->batch->tokens[row] * b->op->n, b->op->n, row_of(b, b->op->out, row));
+    upg_tensor_floats(b->program->weights[b->op->weight], (int64_t)b->batch->tokens[row] * b->op->n, b->op->n,
+                      row_of(b, b->op->out, row));
 }
 
 static void rmsnorm_task(void *ctx, int row, int thread) {
@@ -130,10 +123,12 @@ static void rmsnorm_task(void *ctx, int row, int thread) {
 static void linear_task(void *ctx, int block, int thread) {
     fp32_backend *b = ctx;
     const upg_tensor *w = b->program->weights[b->op->weight];
-    int first = block * BLOCK_ROWS, rows = w->rows - first < BLOCK_ROWS ? (int)(w->rows - first) : BLOCK_ROWS, n = b->op->n;
+    int first = block * BLOCK_ROWS, rows = w->rows - first < BLOCK_ROWS ? (int)(w->rows - first) : BLOCK_ROWS,
+        n = b->op->n;
     upg_tensor_floats(w, (int64_t)first * n, (int64_t)rows * n, b->work[thread]);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, b->n_rows, rows, n, 1.0f, row_of(b, b->op->in, 0), b->program->widths[b->op->in],
-                b->work[thread], n, 0.0f, row_of(b, b->op->out, 0) + b->op->out_col + first, b->program->widths[b->op->out]);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, b->n_rows, rows, n, 1.0f, row_of(b, b->op->in, 0),
+                b->program->widths[b->op->in], b->work[thread], n, 0.0f,
+                row_of(b, b->op->out, 0) + b->op->out_col + first, b->program->widths[b->op->out]);
 }
 
 static void kv_task(void *ctx, int row, int thread) {
@@ -163,7 +158,8 @@ static void attention_task(void *ctx, int task, int thread) {
     int kv_head = h / (c->n_heads / c->n_kv_heads);
     int first = c->sliding_window && position >= c->sliding_window ? position - c->sliding_window + 1 : 0;
     const float *q = row_of(b, b->op->in, row) + h * dim;
-    float *p = b->work[thread], *o = row_of(b, b->op->out, row) + h * dim, scale = 1.0f / sqrtf((float)dim), m = -INFINITY, sum = 0;
+    float *p = b->work[thread], *o = row_of(b, b->op->out, row) + h * dim, scale = 1.0f / sqrtf((float)dim),
+          m = -INFINITY, sum = 0;
     for (int j = first; j <= position; j++) {
         p[j] = scale * cblas_sdot(dim, q, 1, kv_at(b, row, j, kv_head, 0), 1);
         m = p[j] > m ? p[j] : m;
@@ -208,7 +204,8 @@ static void run_op(fp32_backend *b) {
     case UPG_OP_RMSNORM: upg_pool_run(pool, rmsnorm_task, b, b->n_rows); break;
     case UPG_OP_QUANTISE: break; // linear layers read the f32 values
     case UPG_OP_LINEAR:
-        upg_pool_run(pool, linear_task, b, (int)((b->program->weights[b->op->weight]->rows + BLOCK_ROWS - 1) / BLOCK_ROWS));
+        upg_pool_run(pool, linear_task, b,
+                     (int)((b->program->weights[b->op->weight]->rows + BLOCK_ROWS - 1) / BLOCK_ROWS));
         break;
     case UPG_OP_KV: upg_pool_run(pool, kv_task, b, b->n_rows); break;
     case UPG_OP_ATTENTION: upg_pool_run(pool, attention_task, b, b->n_rows * b->program->config->n_heads); break;
@@ -246,12 +243,16 @@ static const float *logits(const upg_backend *base, int i) {
     const fp32_backend *b = (const fp32_backend *)base;
     return b->buffers[b->program->logits] + (size_t)i * (size_t)b->program->config->vocab_size;
 }
-static const uint8_t *flags(const upg_backend *base) { return ((const fp32_backend *)base)->flags; }
+static const uint8_t *flags(const upg_backend *base) {
+    return ((const fp32_backend *)base)->flags;
+}
 static const char *path(const upg_backend *base) {
     (void)base;
     return "openblas";
 }
-static size_t memory(const upg_backend *base) { return ((const fp32_backend *)base)->memory; }
+static size_t memory(const upg_backend *base) {
+    return ((const fp32_backend *)base)->memory.bytes;
+}
 
 const upg_backend_api upg_backend_fp32 = {.name = "fp32",
                                           .accepts = accepts,
