@@ -69,9 +69,9 @@ $B/src/cli/default_model.o: src/cli/default_model.S models/tales.upg
 $B/libupg.a: $(LIB_OBJ)
 	$(if $V,,@echo "  AR   $@")
 	$Qrm -f $@ && $(AR) rcs $@ $^
-$B/libupg.so: $(LIB_OBJ)
+$B/libupg.so: $(LIB_OBJ) src/libupg.map
 	$(if $V,,@echo "  LD   $@")
-	$Q$(CC) -shared $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) -Wl,-soname,libupg.so.0 $^ $(LIBS) -o $@
+	$Q$(CC) -shared $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) -Wl,-soname,libupg.so.0 -Wl,--version-script=src/libupg.map $(filter %.o,$^) $(LIBS) -o $@
 $B/upg: $(CLI_OBJ) $B/libupg.a
 	$(if $V,,@echo "  LD   $@")
 	$Q$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ $(LIBS) -o $@
