@@ -15,7 +15,7 @@ printf 'original, fp32: '
 "$upg" eval "$model" --tokens "$tokens" --windows "$windows" -q
 row --encoding int8
 for k in 4 3.5 3 2.5 2; do row --layer-bits $k --embedding-bits 8 --head-bits 8; done
-row --bits 4.5
+
 row --ratio 8
 row --ratio 10
 row --ratio 12

@@ -33,7 +33,9 @@ int upg_allocate_bits(upg_writer_tensor *tensors, const double *importance, size
     size_t smallest = size(ctx);
     if (smallest > budget) {
         free(level);
-        return upg_fail(e, "the file may have %zu bytes, but needs at least %zu", budget, smallest);
+        return upg_fail(
+            e, "the file may have %zu bytes, but needs at least %zu, at 2 bits a weight: ask for less compression",
+            budget, smallest);
     }
     for (;;) {
         size_t best = n;

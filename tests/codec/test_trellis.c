@@ -362,7 +362,7 @@ static void test_refusals(void **state) {
     static const struct {
         int s;
         const char *isa, *reason;
-    } bad[] = {{3, NULL, "3 bits a step"}, {9, NULL, "9 bits a step"}, {6, "sse9", "'sse9'"}, {6, "", "''"}};
+    } bad[] = {{3, NULL, "3 bits a step"}, {9, NULL, "9 bits a step"}, {6, "sse9", "'sse9'"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         upg_error e = {{0}};
         assert_null(upg_search_new(bad[i].s, bad[i].isa, &e));

@@ -21,7 +21,7 @@ typedef struct subject {
 static char folder[64];
 #define INT8                                                                                                           \
     { .layer_bits = UPG_BITS_INT8, .embedding_bits = UPG_BITS_INT8, .head_bits = UPG_BITS_INT8 }
-#define SMALL .source = STORIES, .n_scalar = N
+#define SMALL .source = STORIES, .n_scalar = SANITIZED ? 6 : N
 static subject int8 = {.name = "int8", .file = "int8.upg", SMALL, .options = INT8};
 static subject allocated = {.name = "allocated", .file = "allocated.upg", SMALL, .options = {.bits = 5}};
 static subject halves = {
@@ -83,16 +83,16 @@ static void instruction_sets_threads_and_chunks(void **state) {
     unsetenv("UPG_ISA");
 }
 
-static void every_combination(void **state) {
+// On the best instruction set there is.
+static void threads_times_chunks(void **state) {
     const subject *m = *state;
     require(m);
-    for (size_t i = 0; i < COUNT(isas); i++) {
-        if (!has_isa(isas[i])) continue;
-        setenv("UPG_ISA", isas[i], 1);
-        for (int threads = 1; threads <= 3; threads++) {
-            const int chunks[] = {1, 7, 64, N};
-            for (size_t k = 0; k < COUNT(chunks); k++) check(m, threads, chunks[k]);
-        }
+    size_t best = COUNT(isas) - 1;
+    while (!has_isa(isas[best])) best--;
+    setenv("UPG_ISA", isas[best], 1);
+    for (int threads = 1; threads <= 3; threads++) {
+        const int chunks[] = {1, 7, 64, N};
+        for (size_t k = 0; k < COUNT(chunks); k++) check(m, threads, chunks[k]);
     }
     unsetenv("UPG_ISA");
 }
@@ -335,7 +335,7 @@ static int free_all(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         ON_EACH(instruction_sets_threads_and_chunks),
-        ON(every_combination, allocated),
+        ON(threads_times_chunks, allocated),
         ON(prefill_gives_the_last_logits, allocated),
         ON(prefill_gives_the_last_logits, embedded),
         ON(sequences_mixed_in_batches, int8),
