@@ -94,7 +94,7 @@ static int load_text(evaluation *ev, upg_error *e) {
     ev->tokens = upg_alloc(n_ids + 1, sizeof *ev->tokens, e);
     if (ev->tokens) {
         if (bos >= 0) ev->tokens[ev->n_tokens++] = bos;
-        memcpy(ev->tokens + ev->n_tokens, ids, n_ids * sizeof *ids);
+        if (n_ids) memcpy(ev->tokens + ev->n_tokens, ids, n_ids * sizeof *ids);
         ev->n_tokens += n_ids;
     }
     upg_free(ids);

@@ -166,7 +166,7 @@ static int set_prompt(generation *g, int context, upg_error *e) {
                  : upg_fail(e, "the prompt has %zu tokens, more than the context of %d (-c)", n, context);
     if (!rc) {
         if (start >= 0) g->tokens[g->n_tokens++] = start;
-        memcpy(g->tokens + g->n_tokens, ids, n_ids * sizeof *ids);
+        if (n_ids) memcpy(g->tokens + g->n_tokens, ids, n_ids * sizeof *ids);
         g->n_tokens += n_ids;
         g->n_prompt = g->n_tokens;
     }

@@ -94,8 +94,8 @@ static void rotate_row(upg_encoder *en, int64_t row, float *x) {
     upg_tensor_floats(en->w, row * cols, cols, x);
     for (int i = 0; i < cols; i++) {
         if (!isfinite(x[i])) {
-            long long none = -1;
-            atomic_compare_exchange_strong(&en->bad_row, &none, row);
+            long long first = atomic_load(&en->bad_row); // the lowest, whoever finds one first
+            while ((first < 0 || row < first) && !atomic_compare_exchange_weak(&en->bad_row, &first, row)) continue;
             x[i] = 0;
         }
         x[i] = upg_float(upg_bits(x[i]) ^ en->sign[i]);

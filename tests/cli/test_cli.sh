@@ -348,7 +348,7 @@ failures_of_eval() {
     printf '\001\000' >"$work/one.u16"
     fails "no/such" "$upg" eval "$small" --tokens no/such -q && fails "3 bytes" "$upg" eval "$small" --tokens "$work/odd.u16" -q &&
         fails "id 1024 is not in the vocabulary of 512" "$upg" eval "$small" --tokens "$work/large.u16" -q &&
-        fails "too few" "$upg" eval "$small" --tokens "$work/one.u16" -q &&
+        fails "too few" "$upg" eval "$small" --tokens "$work/one.u16" -q && fails "too few" "$upg" eval "$small" --text /dev/null -q &&
         fails "more than its context of 512" "$upg" eval "$small" --tokens "$work/one.u16" --window 513 -q &&
         fails "no/such" "$upg" eval "$small" --text "$work/story.txt" --logits no/such/file -q
 }
