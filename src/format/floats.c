@@ -1,4 +1,5 @@
 // F32, F16 and BF16 elements as f32, at any alignment. The conversions are exact.
+#include "format/ggml.h"
 #include "format/weights.h"
 #include <string.h>
 
@@ -8,7 +9,7 @@ static float from_bits(uint32_t u) {
     return x;
 }
 
-static float from_f16(uint16_t h) {
+float upg_f16(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 1023;
     if (exponent == 31) return from_bits(sign | 0x7f800000 | fraction << 13);
     if (exponent) return from_bits(sign | (exponent + 112) << 23 | fraction << 13);
@@ -16,7 +17,11 @@ static float from_f16(uint16_t h) {
     return sign ? -x : x;
 }
 
-void upg_tensor_floats(const upg_tensor *t, int64_t first, int64_t n, float *out) {
+static void stored_floats(const upg_tensor *t, int64_t first, int64_t n, float *out) {
+    if (t->encoding == UPG_GGML) {
+        upg_ggml_floats(t->ggml_type, t->data, first, n, out);
+        return;
+    }
     if (t->encoding == UPG_F32) {
         memcpy(out, t->data + first * 4, (size_t)n * 4);
         return;
@@ -25,5 +30,21 @@ void upg_tensor_floats(const upg_tensor *t, int64_t first, int64_t n, float *out
     if (t->encoding == UPG_BF16)
         for (int64_t i = 0; i < n; i++) out[i] = from_bits((uint32_t)upg_le16(p + 2 * i) << 16);
     else
-        for (int64_t i = 0; i < n; i++) out[i] = from_f16(upg_le16(p + 2 * i));
+        for (int64_t i = 0; i < n; i++) out[i] = upg_f16(upg_le16(p + 2 * i));
+}
+
+// Row r of the halves order is row j of the pairs order: pair r of a head's first half is its row 2r, of the second 2r
+// + 1.
+static int64_t paired_row(const upg_tensor *t, int64_t r) {
+    int64_t dim = t->rows / t->rope_heads, in_head = r % dim, half = dim / 2;
+    return r - in_head + (in_head < half ? 2 * in_head : 2 * (in_head - half) + 1);
+}
+
+void upg_tensor_floats(const upg_tensor *t, int64_t first, int64_t n, float *out) {
+    if (!t->rope_heads) {
+        stored_floats(t, first, n, out);
+        return;
+    }
+    for (int64_t r = 0; r < n / t->cols; r++)
+        stored_floats(t, paired_row(t, first / t->cols + r) * t->cols, t->cols, out + r * t->cols);
 }

@@ -120,7 +120,7 @@ static int parse_entries(upg_safetensors *st, const char *name, upg_error *e) {
 int upg_safetensors_parse(upg_safetensors *st, const uint8_t *buffer, size_t size, const char *name, upg_error *e) {
     *st = (upg_safetensors){0};
     if (size >= 4 && !memcmp(buffer, "GGUF", 4))
-        return upg_fail(e, "%s: a GGUF file; only .upg and .safetensors files can be read", name);
+        return upg_fail(e, "%s: a GGUF file where a .upg or .safetensors file is needed", name);
     if (size < 8) return upg_fail(e, "%s: %zu bytes are too few for a .upg or .safetensors file", name, size);
     uint64_t header = upg_le64(buffer);
     if (header > UPG_SAFETENSORS_MAX_HEADER || header > size - 8)

@@ -21,6 +21,7 @@ struct upg_weights_storage {
     upg_file *files;          // [n_files]; none for a memory image
     upg_safetensors *headers; // [n_files], at least one
     size_t n_files;
+    char *names;    // GGUF: the tensors' names here
     uint8_t *image; // aligned copy of a .upg that was not aligned where it came from, or NULL
 };
 

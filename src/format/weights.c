@@ -1,4 +1,5 @@
 // Open weights: finding a tensor, sizes of encodings, and which reader a path belongs to (by content, never by name).
+#include "format/gguf.h"
 #include "format/upg_file.h"
 #include "codec/panel.h"
 #include "codec/trellis.h"
@@ -19,6 +20,7 @@ size_t upg_encoded_bytes(upg_encoding encoding, int s, int64_t rows, int64_t col
     case UPG_TRELLIS:
         return s < UPG_TRELLIS_MIN_S || s > UPG_TRELLIS_MAX_S ? 0 : tiles * 4 * (size_t)upg_trellis_words(s);
     case UPG_BYTES: return rows == 1 ? n : 0;
+    case UPG_GGML: return 0; // never written
     }
     return 0;
 }
@@ -31,6 +33,7 @@ const char *upg_encoding_name(upg_encoding encoding) {
     case UPG_INT8: return "int8";
     case UPG_TRELLIS: return "trellis";
     case UPG_BYTES: return "bytes";
+    case UPG_GGML: return "GGUF blocks";
     }
     return "unknown";
 }
@@ -58,6 +61,7 @@ void upg_weights_close(upg_weights *w) {
         for (size_t i = 0; s->headers && i < s->n_files; i++) upg_safetensors_close(&s->headers[i]);
         for (size_t i = 0; s->files && i < s->n_files; i++) upg_file_close(&s->files[i]);
         upg_aligned_free(s->image);
+        free(s->names);
         free(s->headers);
         free(s->files);
         free(s);
@@ -78,6 +82,7 @@ int upg_weights_open(upg_weights *w, const char *path, upg_error *e) {
     upg_file file;
     upg_safetensors st;
     if (upg_file_open(&file, path, e)) return -1;
+    if (upg_is_gguf(file.data, file.size)) return upg_gguf_open(w, &file, e);
     if (upg_safetensors_parse(&st, file.data, file.size, path, e)) {
         upg_file_close(&file);
         return -1;

@@ -8,6 +8,7 @@ typedef enum upg_encoding {
     UPG_F32,
     UPG_F16,
     UPG_BF16,
+    UPG_GGML,    // blocks of a GGUF type (ggml_type); format/ggml.h
     UPG_INT8,    // rotated basis, one scale a row; codec/panel.h
     UPG_TRELLIS, // rotated basis, one scale a row; codec/trellis.h
     UPG_BYTES,   // raw bytes: the packed tokenizer
@@ -17,6 +18,8 @@ typedef struct upg_tensor {
     const char *name;
     upg_encoding encoding;
     int s;              // trellis: bits a step (2K); else 0
+    uint32_t ggml_type; // GGML
+    int rope_heads; // nonzero: this many heads whose rows are stored as interleaved RoPE pairs; read in order of halves
     int64_t rows, cols; // a vector of n values is 1 x n; sizes are at most 2^31-1 each and rows*cols at most 2^40
     const uint8_t
         *data; // [bytes], the encoding's own layout; 64-byte aligned in .upg files, any alignment in safetensors
@@ -52,7 +55,9 @@ const upg_tensor *upg_weights_find(const upg_weights *w, const char *name); // o
 // Recomputes every tensor's hash (.upg only) and names the first that differs from the recorded one.
 int upg_weights_verify(const upg_weights *w, upg_error *e);
 
-// Elements first..first+n-1 (row-major) of an F32, F16 or BF16 tensor as f32.
+float upg_f16(uint16_t half);
+// Elements first..first+n-1 (row-major) of an F32, F16, BF16 or GGML tensor as f32. first and n are whole rows of a
+// matrix.
 void upg_tensor_floats(const upg_tensor *t, int64_t first, int64_t n, float *out);
 // Bytes of a tensor in an encoding, padding included; 0 if the shape is not allowed.
 size_t upg_encoded_bytes(upg_encoding encoding, int s, int64_t rows, int64_t cols);

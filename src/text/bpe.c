@@ -4,6 +4,7 @@
 // Two ways with one result. Short pieces, nearly all of them, scan an array for the lowest rank: quadratic, but in a
 // few cache lines. Long ones keep a heap of (rank, position) over a linked list. Entries go stale when a neighbour
 // merges first; since symbols only grow, an entry is good exactly while the pair at its position has its rank.
+// Bytes that the vocabulary has no token for are left out, as there.
 #include "text/tokenizer_internal.h"
 #include <stdlib.h>
 #include <string.h>
@@ -24,14 +25,17 @@ static inline uint32_t pair_rank(const upg_tokenizer *t, int32_t left, int32_t r
 static int add_token(const upg_tokenizer *t, int32_t id, bool special, upg_ids *out, upg_error *e) {
     if (special || !(t->flags[id] & UPG_TOKEN_SPECIAL)) return upg_ids_add(out, id, e);
     for (uint32_t i = t->offset[id]; i < t->offset[id + 1]; i++)
-        if (upg_ids_add(out, t->byte_id[t->bytes[i]], e)) return -1;
+        if (t->byte_id[t->bytes[i]] >= 0 && upg_ids_add(out, t->byte_id[t->bytes[i]], e)) return -1;
     return 0;
 }
 
 static int merge_short(const upg_tokenizer *t, const uint8_t *p, size_t n, bool special, upg_ids *out, upg_error *e) {
     int32_t id[SHORT_PIECE];
     uint32_t rank[SHORT_PIECE]; // of the pair (id[i], id[i + 1])
-    for (size_t i = 0; i < n; i++) id[i] = t->byte_id[p[i]];
+    size_t n_bytes = n;
+    n = 0;
+    for (size_t i = 0; i < n_bytes; i++)
+        if (t->byte_id[p[i]] >= 0) id[n++] = t->byte_id[p[i]];
     for (size_t i = 0; i + 1 < n; i++) rank[i] = pair_rank(t, id[i], id[i + 1]);
     while (n > 1) {
         size_t best = 0;
@@ -103,10 +107,15 @@ static int merge_long(const upg_tokenizer *t, upg_bpe *b, const uint8_t *p, size
     symbol *s = b->symbols;
     uint64_t *heap = b->heap;
     size_t n_heap = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint32_t at = (uint32_t)i;
-        s[i] = (symbol){t->byte_id[p[i]], i ? at - 1 : NO_SYMBOL, i + 1 < n ? at + 1 : NO_SYMBOL, NO_RANK};
+    size_t n_bytes = n;
+    n = 0;
+    for (size_t i = 0; i < n_bytes; i++) {
+        uint32_t at = (uint32_t)n;
+        if (t->byte_id[p[i]] < 0) continue;
+        s[n++] = (symbol){t->byte_id[p[i]], at ? at - 1 : NO_SYMBOL, at + 1, NO_RANK};
     }
+    if (!n) return 0;
+    s[n - 1].next = NO_SYMBOL;
     for (size_t i = 0; i + 1 < n; i++) {
         s[i].rank = pair_rank(t, s[i].id, s[i + 1].id);
         if (s[i].rank != NO_RANK) heap[n_heap++] = (uint64_t)s[i].rank << 32 | i;

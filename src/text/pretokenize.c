@@ -99,6 +99,14 @@ static size_t scan_gpt2(const uint8_t *p, size_t n) {
     return c >= UPG_CHAR_SPACE ? whitespace(p, n, false, false) : run_of(p, n, len, c);
 }
 
+// Each number alone, and what lies between.
+static size_t scan_digits(const uint8_t *p, size_t n) {
+    size_t len, i;
+    if (upg_next_class(p, n, &len) == UPG_CHAR_NUMBER) return len;
+    for (i = len; i < n && upg_next_class(p + i, n - i, &len) != UPG_CHAR_NUMBER; i += len) continue;
+    return i;
+}
+
 #define END_SPACES          "|\\s+(?!\\S)|\\s+"
 #define CL100K_CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
 #define CL100K_WORDS        "[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
@@ -121,6 +129,7 @@ const upg_pattern upg_patterns[] = {
      {"'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++|\\p{N}{1,3}+| "
       "?[^\\s\\p{L}\\p{N}]++[\\r\\n]*+|\\s++$|\\s*[\\r\\n]|\\s+(?!\\S)|\\s"},
      scan_cl100k_end},
+    {"digits", {"\\p{N}"}, scan_digits},
     {"qwen2", {CL100K_CONTRACTIONS CL100K_WORDS "\\p{N}" CL100K_TAIL}, scan_qwen2},
     {"gpt2",
      {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+" END_SPACES,

@@ -34,14 +34,11 @@ int32_t upg_piece_find(const upg_tokenizer *t, const uint8_t *p, size_t n) {
     return piece_slot(t, p, n, &tag, &probes)->id;
 }
 
-static int index_bytes(upg_tokenizer *t, upg_error *e) {
+static void index_bytes(upg_tokenizer *t) {
     for (int b = 0; b < 256; b++) {
         uint8_t byte = (uint8_t)b;
-        int32_t id = upg_piece_find(t, &byte, 1);
-        if (id < 0) return upg_fail(e, "tokenizer: the vocabulary has no token for byte 0x%02x", b);
-        t->byte_id[b] = id;
+        t->byte_id[b] = upg_piece_find(t, &byte, 1);
     }
-    return 0;
 }
 
 int upg_tokenizer_index_tokens(upg_tokenizer *t, upg_error *e) {
@@ -60,7 +57,8 @@ int upg_tokenizer_index_tokens(upg_tokenizer *t, upg_error *e) {
         if (probes > MAX_PROBES) return upg_fail(e, "tokenizer: the vocabulary is made to collide");
         *s = (upg_piece_slot){tag, id};
     }
-    return index_bytes(t, e);
+    index_bytes(t);
+    return 0;
 }
 
 // Of two merges of one pair the later counts, as where merges are read into a map.
@@ -84,7 +82,7 @@ static int index_pairs(upg_tokenizer *t, upg_error *e) {
 // one.
 static int check_special(const upg_tokenizer *t, upg_error *e) {
     for (int b = 0; b < 256; b++)
-        if (t->flags[t->byte_id[b]] & UPG_TOKEN_SPECIAL)
+        if (t->byte_id[b] >= 0 && t->flags[t->byte_id[b]] & UPG_TOKEN_SPECIAL)
             return upg_fail(e, "tokenizer: the token of byte 0x%02x is a special token: not supported", b);
     return 0;
 }

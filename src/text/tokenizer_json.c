@@ -339,6 +339,8 @@ static int read_split(upg_tokenizer *t, yyjson_val *v, upg_error *e) {
 static int read_pre_tokenizer(upg_tokenizer *t, yyjson_val *v, bool *bytes, int depth, upg_error *e) {
     if (*bytes) return upg_fail(e, "tokenizer: pre-tokenizer %s after ByteLevel is not supported", type_of(v));
     if (is_type(v, "Split")) return read_split(t, v, e);
+    if (is_type(v, "Digits") && yyjson_is_true(yyjson_obj_get(v, "individual_digits")))
+        return add_stage(t, (upg_stage){upg_pattern_by_name("digits", 6), false}, e);
     if (is_type(v, "ByteLevel")) {
         yyjson_val *regex = yyjson_obj_get(v, "use_regex"), *prefix = yyjson_obj_get(v, "add_prefix_space");
         if (!yyjson_is_bool(prefix) || (regex && !yyjson_is_bool(regex)))
