@@ -28,7 +28,8 @@ UPG_API const char *upg_version(void); // "major.minor.patch"
 // A model: weights, config and tokenizer. Ownership: whoever opened it frees it, after the sessions made from it.
 typedef struct upg_model upg_model;
 
-// path: a .upg file, or an original model (a folder with config.json and safetensors), which then runs in fp32.
+// path: a .upg file, or an original model (a folder with config.json and safetensors, or a GGUF
+// file), which then runs in fp32.
 UPG_API upg_model *upg_model_open(const char *path, upg_error *e);
 // A .upg image in memory, which must outlive the model. name is for messages.
 UPG_API upg_model *upg_model_open_memory(const void *data, size_t size, const char *name, upg_error *e);

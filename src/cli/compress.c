@@ -7,7 +7,8 @@
 
 static const char help[] =
     "usage: upg compress SRC -o FILE [OPTIONS]\n\n"
-    "SRC is a folder with config.json and safetensors (one file or shards). FILE appears only when it is whole.\n\n"
+    "SRC is a folder with config.json and safetensors (one file or shards), or a GGUF file. FILE appears only when it "
+    "is whole.\n\n"
     "  -o FILE              the .upg file to write\n"
     "  --ratio R            file at most 1/R of the FP32 size (default 10)\n"
     "  --bits B             file at most B bits a parameter, everything included\n"

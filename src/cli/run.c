@@ -8,9 +8,8 @@
 
 static const char help[] =
     "usage: upg run [MODEL] [-p TEXT | -f FILE] [OPTIONS]\n\n"
-    "Continues a prompt: TEXT, FILE, or standard input. MODEL is a .upg file or the folder of an original, which runs "
-    "in fp32;\n"
-    "without it the embedded default model tells a story.\n\n"
+    "Continues a prompt: TEXT, FILE, or standard input. MODEL is a .upg file, or an original (folder or GGUF\n"
+    "file), which runs in fp32; without it the embedded default model tells a story.\n\n"
     "  -p, --prompt TEXT      -f, --file FILE\n"
     "  -n, --predict N        tokens to generate at most (default 256)\n"
     "  -c, --context N        positions (default: the model's own, at most 4096)\n"

@@ -1,15 +1,18 @@
 // The memory order of coded matrices, shared by the file, every CPU kernel and the GPUs.
 //
-// A matrix is padded to multiples of 16 rows and 16 columns. 16 rows are a band; 16 bands (256 rows) a superband; the last superband has
-// nb = 1..16 bands. Superbands follow one another; inside one, the 16-column steps follow one another. What a step holds lies in words of
-// 4 bytes with the same word of all nb bands adjacent: a SIMD lane or GPU thread owns a band, so activations are the same for all lanes.
+// A matrix is padded to multiples of 16 rows and 16 columns. 16 rows are a band; 16 bands (256 rows) a superband; the
+// last superband has nb = 1..16 bands. Superbands follow one another; inside one, the 16-column steps follow one
+// another. What a step holds lies in words of 4 bytes with the same word of all nb bands adjacent: a SIMD lane or GPU
+// thread owns a band, so activations are the same for all lanes.
 //   trellis: word k of the 4*S words of the band's tile             -> word index k*nb + band
 //   int8:    4 weights of row r, columns 4q..4q+3, as w+127 (0..254) -> word index (r*4 + q)*nb + band
 // So an int8 step is what a trellis step decodes to, and both run through the same kernel.
 #pragma once
 #include "base/base.h"
 
-static inline int64_t upg_pad16(int64_t n) { return (n + 15) & ~(int64_t)15; }
+static inline int64_t upg_pad16(int64_t n) {
+    return (n + 15) & ~(int64_t)15;
+}
 // Bands in superband sb of a matrix of `rows` rows.
 static inline int upg_superband_bands(int64_t rows, int64_t sb) {
     int64_t left = upg_pad16(rows) / 16 - sb * 16;

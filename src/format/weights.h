@@ -44,9 +44,9 @@ typedef struct upg_weights {
     struct upg_weights_storage *storage;
 } upg_weights;
 
-// path: a .upg file, a .safetensors file beside its config.json, or a folder with config.json and model.safetensors or
-// model.safetensors.index.json. What the format or we do not allow is one clear line naming the file and tensor, type
-// or key.
+// path: a .upg or GGUF file, a .safetensors file beside its config.json, or a folder with config.json and
+// model.safetensors or model.safetensors.index.json. What the format or we do not allow is one clear line naming the
+// file and tensor, type or key.
 int upg_weights_open(upg_weights *w, const char *path, upg_error *e);
 // A .upg image already in memory, which must outlive w. name is for messages.
 int upg_weights_open_memory(upg_weights *w, const uint8_t *data, size_t size, const char *name, upg_error *e);

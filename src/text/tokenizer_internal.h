@@ -72,10 +72,10 @@ typedef struct upg_matcher {
 } upg_matcher;
 
 struct upg_tokenizer {
-    int32_t size;     // largest id + 1
-    uint8_t *bytes;   // all tokens one after another
-    uint32_t *offset; // [size + 1] into bytes
-    uint8_t *flags;   // [size], UPG_TOKEN_*; 0: no such id
+    int32_t size;         // largest id + 1
+    uint8_t *bytes;       // all tokens one after another
+    uint32_t *offset;     // [size + 1] into bytes
+    uint8_t *flags;       // [size], UPG_TOKEN_*; 0: no such id
     int32_t byte_id[256]; // -1: the vocabulary has no token for the byte
     int32_t n_merges;
     upg_merge *merges; // [n_merges], in order of rank

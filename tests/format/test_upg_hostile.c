@@ -190,7 +190,8 @@ static void forged_descriptions_are_refused_by_name(void **state) {
 
 static void forbidden_scales_are_refused_by_row(void **state) {
     (void)state;
-    static const uint32_t bad[] = {0x7f800000, 0xff800000, 0x7fc00000, 0x00000001, 0x80000000, 0x80000001, 0x26000000, 0x4e800001};
+    static const uint32_t bad[] = {0x7f800000, 0xff800000, 0x7fc00000, 0x00000001,
+                                   0x80000000, 0x80000001, 0x26000000, 0x4e800001};
     upg_weights w;
     upg_error e;
     image m = copy_image(small_file.data, small_file.size);
