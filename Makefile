@@ -62,7 +62,7 @@ $B/%.o: %.c
 $B/third_party/%.o: third_party/%.c
 	@mkdir -p $(@D)
 	$(if $V,,@echo "  CC   $@")
-	$Q$(CC) -O2 -g -fPIC -fvisibility=hidden $(if $(SAN),-fsanitize=$(SAN)) -c $< -o $@
+	$Q$(CC) -O2 -g1 -fPIC -fvisibility=hidden $(if $(SAN),-fsanitize=$(SAN)) -c $< -o $@
 $B/src/cli/default_model.o: src/cli/default_model.S models/tales.upg
 	@mkdir -p $(@D)
 	$(CC) -c $< -o $@
