@@ -69,26 +69,33 @@ static bool add_rope_scaling(yyjson_mut_doc *d, yyjson_mut_val *o, const upg_ggu
            yyjson_mut_obj_add_real(d, scaling, "factor", factor);
 }
 
-static bool add_token_ids(yyjson_mut_doc *d, yyjson_mut_val *o, const upg_gguf *g) {
+// A token id; one that is no small whole number is taken as -1, which the config's reader refuses or takes as none.
+static bool token_id(const upg_gguf *g, const char *key, int64_t *id) {
     double x;
-    if (upg_gguf_number(upg_gguf_find(g, "tokenizer.ggml.bos_token_id"), &x) &&
-        !yyjson_mut_obj_add_int(d, o, "bos_token_id", (int64_t)x))
+    if (!upg_gguf_number(upg_gguf_find(g, key), &x)) return false;
+    *id = x >= 0 && x < 1e9 ? (int64_t)x : -1;
+    return true;
+}
+
+static bool add_token_ids(yyjson_mut_doc *d, yyjson_mut_val *o, const upg_gguf *g) {
+    static const char *const ends[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"};
+    int64_t id, before = -1;
+    if (token_id(g, "tokenizer.ggml.bos_token_id", &id) && !yyjson_mut_obj_add_int(d, o, "bos_token_id", id))
         return false;
     yyjson_mut_val *eos = yyjson_mut_obj_add_arr(d, o, "eos_token_id");
-    static const char *const ends[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"};
-    double before = -1;
     for (int i = 0; i < 2; i++) {
-        if (!upg_gguf_number(upg_gguf_find(g, ends[i]), &x) || x == before) continue;
-        if (!eos || !yyjson_mut_arr_add_int(d, eos, (int64_t)x)) return false;
-        before = x;
+        if (!token_id(g, ends[i], &id) || id == before) continue;
+        if (!eos || !yyjson_mut_arr_add_int(d, eos, id)) return false;
+        before = id;
     }
     return eos != NULL;
 }
 
 static char *written(yyjson_mut_doc *d, bool ok, upg_error *e) {
-    char *text = ok ? yyjson_mut_write(d, 0, NULL) : NULL;
+    yyjson_write_err err = {.msg = "out of memory"};
+    char *text = ok ? yyjson_mut_write_opts(d, 0, NULL, NULL, &err) : NULL;
     yyjson_mut_doc_free(d);
-    if (!text) upg_fail(e, "out of memory");
+    if (!text) upg_fail(e, "the GGUF metadata cannot be read as text: %s", err.msg);
     return text;
 }
 
@@ -216,9 +223,10 @@ static bool add_merges(yyjson_mut_doc *d, yyjson_mut_val *model, const upg_gguf_
 
 // A template that puts the BOS token in front, if the metadata asks for one.
 static bool add_bos(yyjson_mut_doc *d, yyjson_mut_val *root, const upg_gguf *g) {
-    double add = 0, bos = -1;
+    double add = 0;
+    int64_t bos;
     upg_gguf_number(upg_gguf_find(g, "tokenizer.ggml.add_bos_token"), &add);
-    if (!add || !upg_gguf_number(upg_gguf_find(g, "tokenizer.ggml.bos_token_id"), &bos)) return true;
+    if (!add || !token_id(g, "tokenizer.ggml.bos_token_id", &bos)) return true;
     yyjson_mut_val *p = yyjson_mut_obj_add_obj(d, root, "post_processor"),
                    *single = p ? yyjson_mut_obj_add_arr(d, p, "single") : NULL;
     yyjson_mut_val *first = single ? yyjson_mut_arr_add_obj(d, single) : NULL,
@@ -230,7 +238,7 @@ static bool add_bos(yyjson_mut_doc *d, yyjson_mut_val *root, const upg_gguf *g) 
     yyjson_mut_val *ids = entry ? yyjson_mut_obj_add_arr(d, entry, "ids") : NULL;
     return ids && yyjson_mut_obj_add_str(d, p, "type", "TemplateProcessing") &&
            yyjson_mut_obj_add_str(d, special, "id", "bos") && yyjson_mut_obj_add_str(d, sequence, "id", "A") &&
-           yyjson_mut_arr_add_int(d, ids, (int64_t)bos);
+           yyjson_mut_arr_add_int(d, ids, bos);
 }
 
 char *upg_gguf_tokenizer(const upg_gguf *g, upg_error *e) {
