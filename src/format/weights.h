@@ -8,10 +8,10 @@ typedef enum upg_encoding {
     UPG_F32,
     UPG_F16,
     UPG_BF16,
-    UPG_GGML,    // blocks of a GGUF type (ggml_type); format/ggml.h
     UPG_INT8,    // rotated basis, one scale a row; codec/panel.h
     UPG_TRELLIS, // rotated basis, one scale a row; codec/trellis.h
     UPG_BYTES,   // raw bytes: the packed tokenizer
+    UPG_GGML,    // blocks of a GGUF type (ggml_type); format/ggml.h
 } upg_encoding;
 
 typedef struct upg_tensor {
