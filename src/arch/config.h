@@ -3,7 +3,7 @@
 #pragma once
 #include "base/base.h"
 
-typedef enum upg_rope_scaling { UPG_ROPE_PLAIN, UPG_ROPE_LINEAR, UPG_ROPE_LLAMA3 } upg_rope_scaling;
+typedef enum upg_rope_scaling { UPG_ROPE_PLAIN, UPG_ROPE_LINEAR, UPG_ROPE_LLAMA3, UPG_ROPE_LONGROPE } upg_rope_scaling;
 
 enum { UPG_MAX_EOS = 16, UPG_MAX_LAYERS = 1024, UPG_MAX_HEAD_DIM = 256, UPG_MAX_INPUTS = 131072 };
 
@@ -11,15 +11,19 @@ typedef struct upg_config {
     const struct upg_arch *arch;
     int vocab_size, hidden_size, ffn_size, n_layers;
     int n_heads, n_kv_heads, head_dim;
-    int rotary_dim;     // width of the rotated part of a head, even
-    int max_positions;  // context the model was made for
-    int sliding_window; // 0: none
-    bool tied;          // the head is the embedding
+    int rotary_dim;                      // width of the rotated part of a head, even
+    int max_positions;                   // context the model was made for
+    int sliding_window;                  // 0: none
+    bool full_attention[UPG_MAX_LAYERS]; // layers the window leaves out; all false without a window
+    bool attention_bias, mlp_bias;       // as the architecture understands these keys
+    bool tied;                           // the head is the embedding
     float rms_eps;
     double rope_theta;
     upg_rope_scaling rope_scaling;
-    double rope_factor, rope_low, rope_high, rope_original; // as in docs/arithmetic.md, section 10
-    int bos;                                                // -1: none
+    double rope_factor, rope_low, rope_high, rope_original;                   // as in docs/arithmetic.md, section 10
+    double rope_attention;                                                    // longrope's attention factor, else 0
+    double rope_short[UPG_MAX_HEAD_DIM / 2], rope_long[UPG_MAX_HEAD_DIM / 2]; // longrope: [rotary_dim/2], else 0
+    int bos;                                                                  // -1: none
     int eos[UPG_MAX_EOS], n_eos;
 } upg_config;
 

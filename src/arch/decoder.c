@@ -16,22 +16,55 @@ static int simple(upg_program *p, upg_op_kind kind, int in, int out, int layer, 
     return upg_program_op(p, op, e) < 0 ? -1 : 0;
 }
 
+// A matrix of a layer: what stands between "model.layers.N." and ".weight", and its rows.
+typedef struct matrix {
+    const char *name;
+    int rows;
+} matrix;
+
+enum { MAX_FUSED = 3 };
+
+// out = matrices * in, one after another, then their biases.
+static int project(upg_program *p, int layer, int in, int out, const matrix *m, int n, bool bias, upg_error *e) {
+    int weights[MAX_FUSED], col = 0;
+    for (int i = 0; i < n; i++) {
+        weights[i] = upg_program_weight(p, m[i].rows, p->widths[in], e, "model.layers.%d.%s.weight", layer, m[i].name);
+        if (weights[i] < 0) return -1;
+    }
+    if (upg_program_linear(p, in, out, weights, n, e)) return -1;
+    for (int i = 0; bias && i < n; col += m[i++].rows) {
+        int w = upg_program_weight(p, 1, m[i].rows, e, "model.layers.%d.%s.bias", layer, m[i].name);
+        upg_op op = {.kind = UPG_OP_BIAS, .in = out, .out = out, .out_col = col, .n = m[i].rows, .weight = w};
+        if (w < 0 || upg_program_op(p, op, e) < 0) return -1;
+    }
+    return 0;
+}
+
+// RMSNorm of `heads` heads that begin at column col of the buffer.
+static int head_norm(upg_program *p, int buffer, int col, int heads, int layer, const char *name, upg_error *e) {
+    int dim = p->config->head_dim, w = upg_program_weight(p, 1, dim, e, "model.layers.%d.%s.weight", layer, name);
+    upg_op op = {.kind = UPG_OP_HEAD_NORM, .in = buffer, .out = buffer, .out_col = col, .n = dim, .count = heads};
+    op.weight = w;
+    return w < 0 || upg_program_op(p, op, e) < 0 ? -1 : 0;
+}
+
 static int attention(upg_program *p, const upg_decoder_layout *layout, const buffers *b, int i, upg_error *e) {
     const upg_config *c = p->config;
-    int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim, h = c->hidden_size;
-    if (norm(p, b->x, b->y, upg_program_weight(p, 1, h, e, "model.layers.%d.input_layernorm.weight", i), e)) return -1;
-    if (layout->fused_qkv) {
-        int w = upg_program_weight(p, q + 2 * kv, h, e, "model.layers.%d.self_attn.qkv_proj.weight", i);
-        if (w < 0 || upg_program_linear(p, b->y, b->qkv, &w, 1, e)) return -1;
-    } else {
-        int wq = upg_program_weight(p, q, h, e, "model.layers.%d.self_attn.q_proj.weight", i);
-        int wk = wq < 0 ? -1 : upg_program_weight(p, kv, h, e, "model.layers.%d.self_attn.k_proj.weight", i);
-        int wv = wk < 0 ? -1 : upg_program_weight(p, kv, h, e, "model.layers.%d.self_attn.v_proj.weight", i);
-        if (wv < 0 || upg_program_linear(p, b->y, b->qkv, (int[]){wq, wk, wv}, 3, e)) return -1;
-    }
-    int wo = upg_program_weight(p, h, q, e, "model.layers.%d.self_attn.o_proj.weight", i);
-    return wo < 0 || simple(p, UPG_OP_KV, b->qkv, b->qkv, i, e) || simple(p, UPG_OP_ATTENTION, b->qkv, b->attn, i, e) ||
-                   upg_program_linear(p, b->attn, b->delta, &wo, 1, e) || simple(p, UPG_OP_ADD, b->delta, b->x, i, e)
+    int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
+    const matrix fused = {"self_attn.qkv_proj", q + 2 * kv}, o = {"self_attn.o_proj", c->hidden_size},
+                 apart[] = {{"self_attn.q_proj", q}, {"self_attn.k_proj", kv}, {"self_attn.v_proj", kv}};
+    if (norm(p, b->x, b->y, upg_program_weight(p, 1, c->hidden_size, e, "model.layers.%d.input_layernorm.weight", i),
+             e) ||
+        project(p, i, b->y, b->qkv, layout->fused_qkv ? &fused : apart, layout->fused_qkv ? 1 : 3, layout->qkv_bias, e))
+        return -1;
+    if (layout->qk_norm && (head_norm(p, b->qkv, 0, c->n_heads, i, "self_attn.q_norm", e) ||
+                            head_norm(p, b->qkv, q, c->n_kv_heads, i, "self_attn.k_norm", e)))
+        return -1;
+    upg_op attend = {.kind = UPG_OP_ATTENTION, .in = b->qkv, .out = b->attn, .n = q + 2 * kv, .weight = -1, .layer = i};
+    attend.window = c->full_attention[i] ? 0 : c->sliding_window;
+    return simple(p, UPG_OP_KV, b->qkv, b->qkv, i, e) || upg_program_op(p, attend, e) < 0 ||
+                   project(p, i, b->attn, b->delta, &o, 1, layout->o_bias, e) ||
+                   simple(p, UPG_OP_ADD, b->delta, b->x, i, e)
                ? -1
                : 0;
 }
@@ -39,19 +72,15 @@ static int attention(upg_program *p, const upg_decoder_layout *layout, const buf
 static int mlp(upg_program *p, const upg_decoder_layout *layout, const buffers *b, int i, upg_error *e) {
     const upg_config *c = p->config;
     int h = c->hidden_size, f = c->ffn_size;
-    if (norm(p, b->x, b->y, upg_program_weight(p, 1, h, e, "model.layers.%d.post_attention_layernorm.weight", i), e))
-        return -1;
-    if (layout->fused_gate_up) {
-        int w = upg_program_weight(p, 2 * f, h, e, "model.layers.%d.mlp.gate_up_proj.weight", i);
-        if (w < 0 || upg_program_linear(p, b->y, b->gate_up, &w, 1, e)) return -1;
-    } else {
-        int wg = upg_program_weight(p, f, h, e, "model.layers.%d.mlp.gate_proj.weight", i);
-        int wu = wg < 0 ? -1 : upg_program_weight(p, f, h, e, "model.layers.%d.mlp.up_proj.weight", i);
-        if (wu < 0 || upg_program_linear(p, b->y, b->gate_up, (int[]){wg, wu}, 2, e)) return -1;
-    }
-    int wd = upg_program_weight(p, h, f, e, "model.layers.%d.mlp.down_proj.weight", i);
-    return wd < 0 || simple(p, UPG_OP_SWIGLU, b->gate_up, b->act, i, e) ||
-                   upg_program_linear(p, b->act, b->delta, &wd, 1, e) || simple(p, UPG_OP_ADD, b->delta, b->x, i, e)
+    const matrix fused = {"mlp.gate_up_proj", 2 * f}, down = {"mlp.down_proj", h},
+                 apart[] = {{"mlp.gate_proj", f}, {"mlp.up_proj", f}};
+    int w = upg_program_weight(p, 1, h, e, "model.layers.%d.post_attention_layernorm.weight", i);
+    return norm(p, b->x, b->y, w, e) ||
+                   project(p, i, b->y, b->gate_up, layout->fused_gate_up ? &fused : apart,
+                           layout->fused_gate_up ? 1 : 2, layout->mlp_bias, e) ||
+                   simple(p, UPG_OP_SWIGLU, b->gate_up, b->act, i, e) ||
+                   project(p, i, b->act, b->delta, &down, 1, layout->mlp_bias, e) ||
+                   simple(p, UPG_OP_ADD, b->delta, b->x, i, e)
                ? -1
                : 0;
 }

@@ -1,4 +1,5 @@
-// Phi-3 and Phi-4 (Phi3ForCausalLM): the shared decoder with fused q/k/v and gate/up matrices.
+// Phi-3, Phi-3.5-mini, Phi-4 and Phi-4-mini (Phi3ForCausalLM): the shared decoder with fused q/k/v and gate/up
+// matrices.
 #include "arch/arch.h"
 
 static int build(upg_program *p, upg_error *e) {

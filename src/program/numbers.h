@@ -67,7 +67,8 @@ typedef struct upg_attend {
     const upg_kv_pool *pool;
 } upg_attend;
 
-// cosine, sine: [n_positions][rotary_dim/2]
+// cosine, sine: [n_positions][rotary_dim/2]. n_positions is the session's context, which also chooses longrope's
+// factors.
 void upg_rope_tables(const upg_config *c, int n_positions, float *cosine, float *sine);
 double upg_elog(double x);
 double upg_eexp(double x);

@@ -57,12 +57,29 @@ int upg_program_linear(upg_program *p, int in, int out, const int *weights, int 
     return 0;
 }
 
+// A tensor of a layer that no op reads means another model than the config's: a bias or a norm it does not mention. Old
+// checkpoints also carry RoPE's frequencies, which follow from the config.
+static int check_all_used(const upg_program *p, upg_error *e) {
+    bool *used = upg_alloc(p->source->n, sizeof *used, e);
+    if (!used) return -1;
+    for (int i = 0; i < p->n_weights; i++) used[p->weights[i] - p->source->tensors] = true;
+    int rc = 0, layer, n;
+    for (size_t i = 0; i < p->source->n && !rc; i++) {
+        const char *name = p->source->tensors[i].name;
+        if (used[i] || sscanf(name, "model.layers.%5d.%n", &layer, &n) != 1 || layer >= p->config->n_layers) continue;
+        if (strcmp(name + n, "self_attn.rotary_emb.inv_freq"))
+            rc = upg_fail(e, "tensor %s: has no place in a %s of this config", name, p->config->arch->name);
+    }
+    free(used);
+    return rc;
+}
+
 upg_program *upg_program_new(const upg_config *config, const upg_weights *source, upg_error *e) {
     upg_program *p = upg_alloc(1, sizeof *p, e);
     if (!p) return NULL;
     p->config = config;
     p->source = source;
-    if (config->arch->build(p, e)) {
+    if (config->arch->build(p, e) || check_all_used(p, e)) {
         upg_program_free(p);
         return NULL;
     }
@@ -80,7 +97,7 @@ void upg_program_free(upg_program *p) {
 size_t upg_program_bytes_per_token(const upg_program *p) {
     size_t bytes = 0;
     for (int i = 0; i < p->n_ops; i++)
-        if (p->ops[i].kind == UPG_OP_LINEAR || p->ops[i].kind == UPG_OP_RMSNORM) {
+        if (p->ops[i].weight >= 0 && p->ops[i].kind != UPG_OP_EMBED) {
             const upg_tensor *t = p->weights[p->ops[i].weight];
             bytes += t->bytes + (t->scale ? (size_t)t->rows * sizeof(float) : 0);
         }

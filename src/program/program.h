@@ -10,8 +10,10 @@
 typedef enum upg_op_kind {
     UPG_OP_EMBED,     // out = embedding row of the token                                      (section 5)
     UPG_OP_RMSNORM,   // out = rmsnorm(in) * weight                                            (7)
+    UPG_OP_HEAD_NORM, // out's count vectors of n from column out_col, in place: rmsnorm * weight  (7)
     UPG_OP_QUANTISE,  // the int8 form of in, for the LINEAR ops that follow                   (4, steps 1-2)
     UPG_OP_LINEAR,    // out[out_col..] = weight * in                                          (4, steps 3-4)
+    UPG_OP_BIAS,      // out[out_col..] = out[out_col..] + weight                              (4, step 5)
     UPG_OP_KV,        // in = q,k,v: RoPE and quantise heads; k and v go to the cache, q to scratch (10, 11)
     UPG_OP_ATTENTION, // out = attention of the scratch q over the layer's cache               (11)
     UPG_OP_SWIGLU,    // in = gate,up: out = silu(gate) * up                                   (9)
@@ -22,8 +24,10 @@ typedef enum upg_op_kind {
 typedef struct upg_op {
     upg_op_kind kind;
     int in, out; // buffers
-    int out_col; // LINEAR: first column written
+    int out_col; // LINEAR, BIAS, HEAD_NORM: first column written
     int n;       // width of the input: cols of LINEAR, size of RMSNORM, ...
+    int count;   // HEAD_NORM
+    int window;  // ATTENTION: the layer's sliding window, or 0
     int weight;  // index into weights, or -1
     int layer;
 } upg_op;

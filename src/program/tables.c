@@ -36,9 +36,10 @@ void upg_esincos(double x, double *sine, double *cosine) {
     *cosine = quadrant == 0 ? c : quadrant == 1 ? -s : quadrant == 2 ? -c : s;
 }
 
-static double frequency(const upg_config *c, int j) {
+static double frequency(const upg_config *c, int j, bool is_long) {
     double f = upg_eexp((-(2.0 * j) / c->rotary_dim) * upg_elog(c->rope_theta));
     if (c->rope_scaling == UPG_ROPE_LINEAR) return f / c->rope_factor;
+    if (c->rope_scaling == UPG_ROPE_LONGROPE) return f / (is_long ? c->rope_long[j] : c->rope_short[j]);
     if (c->rope_scaling != UPG_ROPE_LLAMA3) return f;
     double wave = 0x1.921fb54442d18p+2 / f;
     if (wave < c->rope_original / c->rope_high) return f;
@@ -49,13 +50,15 @@ static double frequency(const upg_config *c, int j) {
 
 void upg_rope_tables(const upg_config *c, int n_positions, float *cosine, float *sine) {
     int half = c->rotary_dim / 2;
+    bool is_long = n_positions > c->rope_original;
+    double scale = c->rope_scaling == UPG_ROPE_LONGROPE ? c->rope_attention : 1;
     for (int j = 0; j < half; j++) {
-        double f = frequency(c, j);
+        double f = frequency(c, j, is_long);
         for (int i = 0; i < n_positions; i++) {
             double s, co;
             upg_esincos(i * f, &s, &co);
-            cosine[(size_t)i * (size_t)half + (size_t)j] = (float)co;
-            sine[(size_t)i * (size_t)half + (size_t)j] = (float)s;
+            cosine[(size_t)i * (size_t)half + (size_t)j] = (float)(co * scale);
+            sine[(size_t)i * (size_t)half + (size_t)j] = (float)(s * scale);
         }
     }
 }

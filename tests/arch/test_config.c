@@ -212,6 +212,115 @@ static void rope_scaling_types_are_understood(void **state) {
     check_round_trip(&c);
 }
 
+// Property: where transformers 5 puts what it says about RoPE is as good as where older versions do.
+static void both_spellings_of_rope_say_the_same(void **state) {
+    (void)state;
+    upg_config a, b;
+    PARSE(&a, llama, NULL, SAME);
+    PARSE(&b, llama, NULL, {"rope_scaling", NULL}, {"rope_theta", NULL},
+          {"rope_parameters", "{\"rope_theta\":500000.0,\"factor\":32.0,\"high_freq_factor\":4.0,"
+                              "\"low_freq_factor\":1.0,\"original_max_position_embeddings\":8192,"
+                              "\"rope_type\":\"llama3\"}"});
+    assert_true(config_equal(&a, &b));
+    PARSE(&a, phi3, NULL, {"rope_theta", "250000.0"});
+    PARSE(&b, phi3, NULL, {"rope_theta", NULL}, {"partial_rotary_factor", NULL}, {"rope_scaling", NULL},
+          {"rope_parameters", "{\"partial_rotary_factor\":0.75,\"rope_theta\":250000.0}"});
+    assert_true(config_equal(&a, &b));
+    // If both are there, rope_scaling is the one that counts.
+    PARSE(&a, llama, NULL, {"rope_parameters", "{\"rope_type\":\"linear\",\"factor\":3,\"rope_theta\":7}"});
+    PARSE(&b, llama, NULL, SAME);
+    assert_true(config_equal(&a, &b));
+}
+
+// ---- Longrope ----
+
+// JSON of a longrope scaling of n/2 factors a side, the last ones `last`, and `more`.
+static upg_buf longrope(const char *type, int n, const char *last, const char *more) {
+    upg_buf b = {0};
+    upg_buf_fmt(&b, "{\"%s\":\"%s\"%s", strcmp(type, "su") ? "rope_type" : "type", type, more);
+    for (int side = 0; side < 2; side++) {
+        upg_buf_fmt(&b, ",\"%s_factor\":[", side ? "long" : "short");
+        for (int i = 0; i < n / 2; i++)
+            upg_buf_fmt(&b, "%s%s", i ? "," : "", i + 1 < n / 2 ? side ? "2.345678901234567" : "1" : last);
+        upg_buf_str(&b, "]");
+    }
+    upg_buf_str(&b, "}");
+    assert_false(b.failed);
+    return b;
+}
+
+static void longrope_is_understood(void **state) {
+    (void)state;
+    static const struct {
+        const char *type, *more, *original; // original: the config's own key
+        double attention, expected_original;
+    } cases[] = {
+        // sqrt(1 + ln 32 / ln 4096) = sqrt(17/12)
+        {"longrope", "", "4096", 1.1902380714238083, 4096},
+        {"su", "", "4096", 1.1902380714238083, 4096},
+        {"longrope", ",\"original_max_position_embeddings\":4096", NULL, 1.1902380714238083, 4096},
+        {"longrope", ",\"original_max_position_embeddings\":8192", "4096", 1.1902380714238083, 4096},
+        {"longrope", ",\"factor\":16,\"attention_factor\":null", "4096", 1.1547005383792515, 4096},
+        {"longrope", ",\"factor\":1", "4096", 1, 4096},
+        {"longrope", "", "262144", 1, 262144},
+        {"longrope", ",\"attention_factor\":0.87654321987654321", "4096", 0.87654321987654321, 4096},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        upg_buf b = longrope(cases[i].type, 96, "1e3", cases[i].more);
+        upg_config c;
+        PARSE(&c, phi3, NULL, {"rope_scaling", b.data}, {"original_max_position_embeddings", cases[i].original});
+        assert_int_equal(c.rope_scaling, UPG_ROPE_LONGROPE);
+        assert_true(c.rope_original == cases[i].expected_original);
+        assert_true(c.rope_short[0] == 1 && c.rope_short[47] == 1e3 && c.rope_long[46] == 2.345678901234567);
+        double off = c.rope_attention - cases[i].attention;
+        if (!(off < 1e-15 && off > -1e-15)) fail_msg("case %zu: %.17g", i, c.rope_attention);
+        check_round_trip(&c);
+        upg_buf_free(&b);
+    }
+}
+
+// ---- Windows ----
+
+static void windows_of_layers_are_understood(void **state) {
+    (void)state;
+    static const char *const sixteen =
+        "[\"full_attention\",\"sliding_attention\",\"full_attention\",\"full_attention\",\"full_attention\","
+        "\"full_attention\",\"full_attention\",\"full_attention\",\"full_attention\",\"full_attention\","
+        "\"full_attention\",\"full_attention\",\"full_attention\",\"full_attention\",\"full_attention\","
+        "\"full_attention\"]";
+    static const struct {
+        const char *arch, *window, *use, *first, *types;
+        int expected_window, expected_layers; // how many layers have it
+    } cases[] = {{"Llama", NULL, NULL, NULL, NULL, 0, 0},
+                 {"Llama", "4096", NULL, NULL, NULL, 4096, 16},
+                 {"Llama", "4096", NULL, NULL, sixteen, 4096, 1},
+                 {"Mistral", NULL, NULL, NULL, NULL, 4096, 16},
+                 {"Mistral", "null", NULL, NULL, NULL, 0, 0},
+                 {"Mistral", "131072", NULL, NULL, NULL, 0, 0},
+                 {"Mistral", "100", NULL, NULL, NULL, 100, 16},
+                 {"Qwen2", "4096", NULL, NULL, NULL, 0, 0},
+                 {"Qwen2", "4096", "false", "0", NULL, 0, 0},
+                 {"Qwen2", "4096", "true", NULL, NULL, 0, 0}, // from layer 28 on, of 16
+                 {"Qwen2", "4096", "true", "16", NULL, 0, 0},
+                 {"Qwen2", "4096", "true", "5", NULL, 4096, 11},
+                 {"Qwen2", NULL, "true", "0", NULL, 4096, 16},
+                 {"Qwen3", "7", "true", "0", sixteen, 7, 1},
+                 {"Qwen3", "null", "true", "0", NULL, 0, 0}};
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        char arch[64];
+        snprintf(arch, sizeof arch, "[\"%sForCausalLM\"]", cases[i].arch);
+        upg_config c;
+        PARSE(&c, llama, NULL, {"architectures", arch}, {"sliding_window", cases[i].window},
+              {"use_sliding_window", cases[i].use}, {"max_window_layers", cases[i].first},
+              {"layer_types", cases[i].types});
+        int layers = 0;
+        for (int k = 0; k < c.n_layers; k++) layers += c.sliding_window && !c.full_attention[k];
+        if (c.sliding_window != cases[i].expected_window || layers != cases[i].expected_layers)
+            fail_msg("case %zu: a window of %d in %d layers", i, c.sliding_window, layers);
+        check_round_trip(&c);
+    }
+}
+
 static void a_window_counts_only_if_a_position_can_exceed_it(void **state) {
     (void)state;
     static const struct {
@@ -430,12 +539,15 @@ static void what_is_not_implemented_is_refused_by_name(void **state) {
         {{"architectures", "[\"LlamaForCausalLM\\u0000\"]"}, "architectures"},
         {{"hidden_act", "\"gelu\""}, "hidden_act"},
         {{"hidden_act", "false"}, "hidden_act"},
-        {{"attention_bias", "true"}, "attention_bias"},
         {{"attention_bias", "\"silu\""}, "attention_bias"},
-        {{"mlp_bias", "true"}, "mlp_bias"},
+        {{"layer_types", "[\"full_attention\"]"}, "layer_types"},
+        {{"layer_types", "\"full_attention\""}, "layer_types"},
         {{"quantization_config", "{\"bits\":4}"}, "quantization_config"},
         {{"rope_scaling", "{\"rope_type\":\"yarn\",\"factor\":4}"}, "rope_scaling type yarn"},
-        {{"rope_scaling", "{\"type\":\"longrope\"}"}, "rope_scaling type longrope"},
+        {{"rope_scaling", "{\"rope_type\":\"dynamic\",\"factor\":4}"}, "rope_scaling type dynamic"},
+        {{"rope_scaling", "{\"type\":\"longrope\"}"}, "original_max_position_embeddings"},
+        {{"rope_parameters", "[]"}, "rope_parameters"},
+        {{"rope_parameters", "{\"full_attention\":{\"rope_type\":\"default\"}}"}, "rope_parameters"},
         {{"rope_scaling", "{\"factor\":4}"}, "rope_type"},
         {{"rope_scaling", "{\"rope_type\":3}"}, "rope_type"},
         {{"rope_scaling", "\"linear\""}, "rope_scaling"},
@@ -467,6 +579,62 @@ static void llama3_scaling_needs_all_its_keys(void **state) {
     }
 }
 
+static void longrope_needs_sound_factors(void **state) {
+    (void)state;
+    static const struct {
+        int n;
+        const char *last, *more, *reason;
+    } cases[] = {
+        {94, "1", "", "short_factor"},
+        {98, "1", "", "short_factor"},
+        {96, "0", "", "short_factor"},
+        {96, "-1", "", "short_factor"},
+        {96, "null", "", "short_factor"},
+        {96, "1e10", "", "short_factor"},
+        {96, "0.0078", "", "131072 positions"}, // an angle could be 2^24
+        {96, "1", ",\"original_max_position_embeddings\":1", "original_max_position_embeddings"},
+        {96, "1", ",\"original_max_position_embeddings\":64,\"attention_factor\":0", "attention_factor"},
+        {96, "1", ",\"original_max_position_embeddings\":64,\"attention_factor\":\"1\"", "attention_factor"},
+        {96, "1", ",\"original_max_position_embeddings\":64,\"factor\":1e9", "factor"},
+        {96, "1", ",\"original_max_position_embeddings\":64,\"long_mscale\":1.1", "long_mscale"},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        const char *more = *cases[i].more ? cases[i].more : ",\"original_max_position_embeddings\":4096";
+        upg_buf b = longrope("longrope", cases[i].n, cases[i].last, more);
+        assert_refused(phi3, COUNT(phi3), &(entry){"rope_scaling", b.data}, cases[i].reason);
+        upg_buf_free(&b);
+    }
+}
+
+static void biases_are_for_those_that_have_them(void **state) {
+    (void)state;
+    static const struct {
+        const char *arch;
+        bool attention, mlp;
+    } cases[] = {{"Llama", true, true},
+                 {"Mistral", false, false},
+                 {"Phi3", false, false},
+                 {"Qwen2", false, false},
+                 {"Qwen3", true, false}};
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        char arch[64];
+        snprintf(arch, sizeof arch, "[\"%sForCausalLM\"]", cases[i].arch);
+        for (int mlp = 0; mlp < 2; mlp++) {
+            upg_config c;
+            upg_error e;
+            const char *key = mlp ? "mlp_bias" : "attention_bias";
+            int rc = parse_changed(&c, llama, COUNT(llama), CHANGES({"architectures", arch}, {key, "true"}), NULL, &e);
+            assert_int_equal(rc, (mlp ? cases[i].mlp : cases[i].attention) ? 0 : -1);
+            if (rc) {
+                assert_non_null(strstr(e.message, key));
+                continue;
+            }
+            assert_true(mlp ? c.mlp_bias : c.attention_bias);
+            check_round_trip(&c);
+        }
+    }
+}
+
 static void unsound_json_is_refused(void **state) {
     (void)state;
     static const char *const texts[] = {"", "[]", "null", "{", "{}}", "{\"a\":1,}", "{\"a\":NaN}", "{\"a\":1,\"a\":1}"};
@@ -484,6 +652,9 @@ int main(void) {
         cmocka_unit_test(llama3_is_understood),
         cmocka_unit_test(absent_keys_have_their_defaults),
         cmocka_unit_test(rope_scaling_types_are_understood),
+        cmocka_unit_test(both_spellings_of_rope_say_the_same),
+        cmocka_unit_test(longrope_is_understood),
+        cmocka_unit_test(windows_of_layers_are_understood),
         cmocka_unit_test(a_window_counts_only_if_a_position_can_exceed_it),
         cmocka_unit_test(generation_config_decides_what_ends_a_text),
         cmocka_unit_test(a_bad_generation_config_is_refused),
@@ -494,6 +665,8 @@ int main(void) {
         cmocka_unit_test(values_out_of_range_are_refused_by_name),
         cmocka_unit_test(what_is_not_implemented_is_refused_by_name),
         cmocka_unit_test(llama3_scaling_needs_all_its_keys),
+        cmocka_unit_test(longrope_needs_sound_factors),
+        cmocka_unit_test(biases_are_for_those_that_have_them),
         cmocka_unit_test(unsound_json_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,7 +12,7 @@ typedef struct cpu_backend {
     upg_backend_options options;
     upg_arena memory;     // all arrays below
     float **buffers;      // [n_buffers] of [max_rows][width]
-    float **vectors;      // [n_weights] f32 copies of RMSNorm weights, or NULL
+    float **vectors;      // [n_weights] f32 copies of norms and biases, or NULL
     uint32_t *sign;       // [max_inputs]
     float *cosine, *sine; // [n_positions][rotary_dim/2]
     int8_t *q;            // [max_rows][max_inputs padded]
@@ -143,6 +143,24 @@ static void rmsnorm_task(void *ctx, int row, int thread) {
     b->flags[batch_row(b, row)] |= (uint8_t)f;
 }
 
+static void head_norm_task(void *ctx, int row, int thread) {
+    (void)thread;
+    cpu_backend *b = ctx;
+    const upg_op *op = b->op;
+    float *v = row_of(b, op->out, row) + op->out_col;
+    uint32_t f = 0;
+    for (int i = 0; i < op->count; i++, v += op->n)
+        f |= b->kernels->rmsnorm(v, b->vectors[op->weight], op->n, b->program->config->rms_eps, v);
+    b->flags[batch_row(b, row)] |= (uint8_t)f;
+}
+
+static void bias_task(void *ctx, int row, int thread) {
+    (void)thread;
+    cpu_backend *b = ctx;
+    const upg_op *op = b->op;
+    b->kernels->add(row_of(b, op->out, row) + op->out_col, b->vectors[op->weight], op->n);
+}
+
 static void quantise_task(void *ctx, int row, int thread) {
     cpu_backend *b = ctx;
     const upg_op *op = b->op;
@@ -194,7 +212,7 @@ static void attention_task(void *ctx, int task, int thread) {
     int row = task / c->n_heads, h = task % c->n_heads, position = b->batch->positions[row];
     size_t layer_bytes = (size_t)c->n_kv_heads * upg_kv_head_bytes(c->head_dim);
     upg_kv_pool pool = {b->kv + (size_t)b->op->layer * layer_bytes, (size_t)c->n_layers * layer_bytes};
-    int first = c->sliding_window && position >= c->sliding_window ? position - c->sliding_window + 1 : 0;
+    int window = b->op->window, first = window && position >= window ? position - window + 1 : 0;
     upg_attend a = {.q = b->head_q + (size_t)task * (size_t)c->head_dim,
                     .q_scale = b->head_scale[task],
                     .c = b->attention_c,
@@ -246,9 +264,9 @@ static void run_linear(cpu_backend *b) {
 
 static void run_op(cpu_backend *b) {
     static upg_task_fn *const row_tasks[] = {
-        [UPG_OP_EMBED] = embed_task,  [UPG_OP_RMSNORM] = rmsnorm_task, [UPG_OP_QUANTISE] = quantise_task,
-        [UPG_OP_KV] = kv_task,        [UPG_OP_SWIGLU] = swiglu_task,   [UPG_OP_ADD] = add_task,
-        [UPG_OP_GATHER] = gather_task};
+        [UPG_OP_EMBED] = embed_task,       [UPG_OP_RMSNORM] = rmsnorm_task, [UPG_OP_HEAD_NORM] = head_norm_task,
+        [UPG_OP_QUANTISE] = quantise_task, [UPG_OP_BIAS] = bias_task,       [UPG_OP_KV] = kv_task,
+        [UPG_OP_SWIGLU] = swiglu_task,     [UPG_OP_ADD] = add_task,         [UPG_OP_GATHER] = gather_task};
     if (b->op->kind == UPG_OP_LINEAR) {
         run_linear(b);
     } else if (b->op->kind == UPG_OP_ATTENTION) {

@@ -16,7 +16,7 @@ typedef struct fp32_backend {
     upg_backend_options options;
     upg_arena memory;     // all arrays below
     float **buffers;      // [n_buffers] of [max_rows][width]
-    float **vectors;      // [n_weights] f32 copies of RMSNorm weights, or NULL
+    float **vectors;      // [n_weights] f32 copies of norms and biases, or NULL
     float *cosine, *sine; // [n_positions][rotary_dim/2]
     float *kv;            // [n_blocks][n_layers][n_kv_heads][k, v][256][head_dim]
     float **work;         // [threads] of [max(BLOCK_ROWS * max_inputs, n_positions)]
@@ -109,15 +109,32 @@ static void embed_task(void *ctx, int row, int thread) {
                       row_of(b, b->op->out, row));
 }
 
-static void rmsnorm_task(void *ctx, int row, int thread) {
-    (void)thread;
-    fp32_backend *b = ctx;
-    const float *x = row_of(b, b->op->in, row), *w = b->vectors[b->op->weight];
-    float *y = row_of(b, b->op->out, row);
+static void rmsnorm(const fp32_backend *b, const float *x, float *y) {
+    const float *w = b->vectors[b->op->weight];
     double sum = 0;
     for (int i = 0; i < b->op->n; i++) sum += (double)x[i] * x[i];
     float r = (float)(1.0 / sqrt(sum / b->op->n + (double)b->program->config->rms_eps));
     for (int i = 0; i < b->op->n; i++) y[i] = x[i] * r * w[i];
+}
+
+static void rmsnorm_task(void *ctx, int row, int thread) {
+    (void)thread;
+    fp32_backend *b = ctx;
+    rmsnorm(b, row_of(b, b->op->in, row), row_of(b, b->op->out, row));
+}
+
+static void head_norm_task(void *ctx, int row, int thread) {
+    (void)thread;
+    fp32_backend *b = ctx;
+    float *v = row_of(b, b->op->out, row) + b->op->out_col;
+    for (int i = 0; i < b->op->count; i++, v += b->op->n) rmsnorm(b, v, v);
+}
+
+static void bias_task(void *ctx, int row, int thread) {
+    (void)thread;
+    fp32_backend *b = ctx;
+    float *y = row_of(b, b->op->out, row) + b->op->out_col;
+    for (int i = 0; i < b->op->n; i++) y[i] += b->vectors[b->op->weight][i];
 }
 
 static void linear_task(void *ctx, int block, int thread) {
@@ -156,7 +173,7 @@ static void attention_task(void *ctx, int task, int thread) {
     const upg_config *c = b->program->config;
     int row = task / c->n_heads, h = task % c->n_heads, position = b->batch->positions[row], dim = c->head_dim;
     int kv_head = h / (c->n_heads / c->n_kv_heads);
-    int first = c->sliding_window && position >= c->sliding_window ? position - c->sliding_window + 1 : 0;
+    int window = b->op->window, first = window && position >= window ? position - window + 1 : 0;
     const float *q = row_of(b, b->op->in, row) + h * dim;
     float *p = b->work[thread], *o = row_of(b, b->op->out, row) + h * dim, scale = 1.0f / sqrtf((float)dim),
           m = -INFINITY, sum = 0;
@@ -202,6 +219,8 @@ static void run_op(fp32_backend *b) {
     switch (b->op->kind) {
     case UPG_OP_EMBED: upg_pool_run(pool, embed_task, b, b->n_rows); break;
     case UPG_OP_RMSNORM: upg_pool_run(pool, rmsnorm_task, b, b->n_rows); break;
+    case UPG_OP_HEAD_NORM: upg_pool_run(pool, head_norm_task, b, b->n_rows); break;
+    case UPG_OP_BIAS: upg_pool_run(pool, bias_task, b, b->n_rows); break;
     case UPG_OP_QUANTISE: break; // linear layers read the f32 values
     case UPG_OP_LINEAR:
         upg_pool_run(pool, linear_task, b,
