@@ -1,0 +1,198 @@
+// Every architecture, end to end, on the tiny random models of tests/vectors/arch (tools/arch_vectors.py): fp32 mode
+// computes what transformers does, int8 stays close to it, and int8's bits do not depend on the path.
+//
+// How far fp32 mode may be from transformers. Both add the same products in f32 in different orders: with sums of at
+// most 96 terms and u = 2^-24, a layer's output moves by some 10 u of its size, 1e-6. More comes from RoPE, whose
+// angles transformers rounds to f32: at position 95 by 95 u, 6e-6, which sharp attention and two layers make several
+// times larger in logits of up to 11. So 1e-4 is room enough, and a wrong formula differs by more than 1e-2, which the
+// last test shows for the parts that matter least.
+#include "../engine/engine_helpers.h"
+#include "backend/cpu/cpu.h"
+#include "engine/model.h"
+#include <math.h>
+
+enum { N = 96, STEP = 8, VOCAB = 96, ORIGINAL = 32, MAX_ROWS = N / STEP };
+#define ROOT  "tests/vectors/arch/"
+#define BOUND 1e-4
+
+static const char *const families[] = {"llama", "llama3", "mistral", "phi3", "phi4mini", "qwen2", "qwen3"};
+static char folder[64];
+
+static int32_t token(int i) {
+    return (7 * i * i + 31 * i + 3) % VOCAB;
+}
+
+// Logits after every STEP-th of the first n tokens, in a session of n positions. Returns the rows: [][VOCAB].
+static int run(const upg_model *m, int n, int threads, int chunk, float *out) {
+    upg_session *s = open_session(
+        m, &(upg_session_options){.n_threads = threads, .context = n, .max_rows = chunk, .max_logits = chunk});
+    upg_row rows[N] = {0};
+    int count = 0;
+    for (int at = 0; at < n; at += chunk) {
+        int k = n - at < chunk ? n - at : chunk, wanted = 0;
+        for (int i = 0; i < k; i++) rows[i] = (upg_row){token(at + i), 0, (at + i) % STEP == STEP - 1};
+        run_rows(s, rows, k);
+        for (int i = 0; i < k; i++) {
+            assert_false(upg_session_row_failed(s, i));
+            if (!rows[i].logits) continue;
+            memcpy(out + (size_t)count++ * VOCAB, upg_session_logits(s, wanted++), VOCAB * sizeof *out);
+        }
+    }
+    upg_session_free(s);
+    return count;
+}
+
+static upg_model *open_family(const char *name) {
+    char path[256];
+    return open_model(path_in(path, ROOT, name));
+}
+
+// Transformers' logits for the first n tokens: what is for ORIGINAL tokens, where it is, comes first.
+static int expected(const char *name, int n, float out[MAX_ROWS * VOCAB]) {
+    char at[256], path[512];
+    snprintf(path, sizeof path, "%s/expected.f32", path_in(at, ROOT, name));
+    FILE *f = fopen(path, "rb");
+    if (!f) fail_msg("%s is not there", path);
+    bool longrope = !strcmp(name, "phi4mini");
+    if (longrope && n > ORIGINAL) assert_int_equal(fseek(f, ORIGINAL / STEP * VOCAB * (long)sizeof *out, SEEK_SET), 0);
+    size_t rows = (size_t)(n / STEP), got = fread(out, VOCAB * sizeof *out, rows, f);
+    fclose(f);
+    assert_int_equal(got, rows);
+    return (int)rows;
+}
+
+static double furthest(const float *a, const float *b, int rows) {
+    double far = 0;
+    for (int i = 0; i < rows * VOCAB; i++) far = fmax(far, fabs((double)a[i] - b[i]));
+    return far;
+}
+
+static void fp32_is_transformers(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(families); i++) {
+        upg_model *m = open_family(families[i]);
+        for (int n = ORIGINAL; n <= N; n += N - ORIGINAL) {
+            float want[MAX_ROWS * VOCAB], got[MAX_ROWS * VOCAB];
+            int rows = expected(families[i], n, want);
+            assert_int_equal(run(m, n, 2, 24, got), rows);
+            double far = furthest(got, want, rows);
+            print_message("%s, %d tokens: %.1e from transformers\n", families[i], n, far);
+            assert_true(far < BOUND);
+        }
+        upg_model_free(m);
+    }
+}
+
+// Runs the model with a part left out, which must show.
+static void check_counts(const upg_model *m, const char *name, const char *part) {
+    float want[MAX_ROWS * VOCAB], got[MAX_ROWS * VOCAB];
+    int rows = expected(name, N, want);
+    run(m, N, 1, N, got);
+    double far = furthest(got, want, rows);
+    if (far < 100 * BOUND) fail_msg("%s without %s: %.1e from transformers", name, part, far);
+}
+
+// Property: the comparison above sees every bias, head norm and window, and longrope's factors and scale.
+static void every_part_counts(void **state) {
+    (void)state;
+    int n_parts = 0;
+    for (size_t i = 0; i < COUNT(families); i++) {
+        upg_model *m = open_family(families[i]);
+        for (int k = 0; k < m->program->n_ops; k++) {
+            upg_op *op = &m->program->ops[k], kept = *op;
+            if (op->kind != UPG_OP_BIAS && op->kind != UPG_OP_HEAD_NORM && !op->window) continue;
+            op->window = op->count = 0;
+            if (op->kind == UPG_OP_BIAS) op->n = 0;
+            check_counts(m, families[i], kept.window ? "a window" : kept.count ? "a head norm" : "a bias");
+            *op = kept;
+            n_parts++;
+        }
+        upg_config kept = m->config;
+        if (kept.rope_scaling == UPG_ROPE_LONGROPE) {
+            m->config.rope_attention = 1;
+            check_counts(m, families[i], "the attention factor");
+            m->config = kept;
+            m->config.rope_original = N; // so that the short factors are taken
+        } else {
+            m->config.rope_scaling = UPG_ROPE_PLAIN;
+        }
+        if (kept.rope_scaling != UPG_ROPE_PLAIN) check_counts(m, families[i], "its RoPE scaling");
+        upg_model_free(m);
+    }
+    // Biases: 7 in each layer of llama, 3 of qwen2; norms: 2 of qwen3; windows: mistral, phi3, and one layer of qwen2.
+    assert_int_equal(n_parts, 2 * (7 + 3 + 2 + 1 + 1) + 1);
+}
+
+// Nats from the distribution of logits p to that of q, and a mean over rows.
+static double divergence(const float *p, const float *q, int rows) {
+    double sum = 0;
+    for (int r = 0; r < rows; r++, p += VOCAB, q += VOCAB) {
+        double zp = 0, zq = 0;
+        for (int i = 0; i < VOCAB; i++) zp += exp(p[i]), zq += exp(q[i]);
+        for (int i = 0; i < VOCAB; i++) sum += exp(p[i]) / zp * ((p[i] - log(zp)) - (q[i] - log(zq)));
+    }
+    return sum / rows;
+}
+
+static upg_model *compressed(const char *name, int bits) {
+    char source[256], out[256];
+    path_in(out, folder, "model.upg");
+    compress_model(path_in(source, ROOT, name), out,
+                   &(upg_compress_options){.layer_bits = bits, .embedding_bits = bits, .head_bits = bits});
+    return open_model(out);
+}
+
+// int8 activations and weights each have an error of about 1/300 of a vector's size, in every one of eight products one
+// after another: logits of size 10 move by a few hundredths, and KL is about half the square of that.
+static void int8_is_close_and_exact(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(families); i++) {
+        upg_model *m = compressed(families[i], UPG_BITS_INT8);
+        for (int n = ORIGINAL; n <= N; n += N - ORIGINAL) {
+            float want[MAX_ROWS * VOCAB], got[MAX_ROWS * VOCAB], other[MAX_ROWS * VOCAB];
+            int rows = expected(families[i], n, want);
+            run(m, n, 2, 24, got);
+            double kl = divergence(want, got, rows);
+            print_message("%s, %d tokens: KL %.1e\n", families[i], n, kl);
+            assert_true(kl < 0.02);
+            setenv("UPG_ISA", "scalar", 1);
+            run(m, n, 1, 1, other);
+            unsetenv("UPG_ISA");
+            assert_memory_equal(got, other, (size_t)rows * VOCAB * sizeof *got);
+        }
+        upg_model_free(m);
+    }
+}
+
+// Property: a compressed model says of itself what the original says, and needs nothing else.
+static void compressing_keeps_the_config(void **state) {
+    (void)state;
+    for (size_t i = 0; i < COUNT(families); i++) {
+        upg_model *a = open_family(families[i]), *b = compressed(families[i], 6);
+        assert_int_equal(a->program->n_ops, b->program->n_ops);
+        assert_memory_equal(a->program->ops, b->program->ops, (size_t)a->program->n_ops * sizeof *a->program->ops);
+        upg_model_free(a);
+        upg_model_free(b);
+    }
+}
+
+static int make_folder(void **state) {
+    (void)state;
+    temporary_folder(folder);
+    return 0;
+}
+static int drop_folder(void **state) {
+    (void)state;
+    remove_folder(folder);
+    return 0;
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(fp32_is_transformers),
+        cmocka_unit_test(every_part_counts),
+        cmocka_unit_test(int8_is_close_and_exact),
+        cmocka_unit_test(compressing_keeps_the_config),
+    };
+    return cmocka_run_group_tests(tests, make_folder, drop_folder);
+}
