@@ -291,7 +291,8 @@ static float *values(data how, int n) {
 }
 
 enum { MAX_WIDTH = 17920 };
-static const int widths[] = {1, 7, 8, 15, 16, 17, 48, 64, 96, 128, 172, 240, 255, 256, 257, 512, 576, 5120, MAX_WIDTH};
+static const int widths[] = {1,   7,   8,   12,  15,  16,  17,  48,  64,   96,
+                             128, 172, 240, 255, 256, 257, 512, 576, 5120, MAX_WIDTH};
 
 // Compares a path's row ops with the scalar path's on one draw of data.
 static void compare_row_ops(const upg_cpu_kernels *k, data how, int n) {
@@ -304,6 +305,9 @@ static void compare_row_ops(const upg_cpu_kernels *k, data how, int n) {
     uint32_t a = ref->rmsnorm(x, weight, n, eps, want), b = k->rmsnorm(x, weight, n, eps, got);
     same("rmsnorm", got, want, size, sizeof *got);
     same("rmsnorm's flag", &b, &a, 1, sizeof a);
+    memcpy(got, x, size * sizeof *x); // as head norms run
+    k->rmsnorm(got, weight, n, eps, got);
+    same("rmsnorm in place", got, want, size, sizeof *got);
     a = ref->swiglu(x, other, n, want);
     b = k->swiglu(x, other, n, got);
     same("swiglu", got, want, size, sizeof *got);

@@ -172,16 +172,13 @@ static void check_frequencies(yyjson_val *c, const upg_config *config) {
     }
 }
 
-static void check_rope_tables(yyjson_val *c, const upg_cpu_kernels *k) {
-    (void)k;
-    upg_config config = rope_config(c);
-    size_t half = (size_t)config.rotary_dim / 2, n = count(c, "position");
-    if (config.rope_scaling != UPG_ROPE_LLAMA3) check_frequencies(c, &config);
-    int32_t *position = integers(c, "position"), last = 0;
-    for (size_t i = 0; i < n; i++) last = position[i] > last ? position[i] : last;
-    float *cosine = keep(((size_t)last + 1) * half, sizeof *cosine);
-    float *sine = keep(((size_t)last + 1) * half, sizeof *sine);
-    upg_rope_tables(&config, last + 1, cosine, sine);
+// Rows of the tables of a session with n_positions.
+static void check_tables(yyjson_val *c, const upg_config *config, int n_positions) {
+    size_t half = (size_t)config->rotary_dim / 2, n = count(c, "position");
+    int32_t *position = integers(c, "position");
+    float *cosine = keep((size_t)n_positions * half, sizeof *cosine);
+    float *sine = keep((size_t)n_positions * half, sizeof *sine);
+    upg_rope_tables(config, n_positions, cosine, sine);
     float *cos_rows = keep(n * half, sizeof *cos_rows), *sin_rows = keep(n * half, sizeof *sin_rows);
     for (size_t i = 0; i < n; i++) {
         memcpy(cos_rows + i * half, cosine + (size_t)position[i] * half, half * sizeof *cosine);
@@ -189,6 +186,69 @@ static void check_rope_tables(yyjson_val *c, const upg_cpu_kernels *k) {
     }
     expect_floats(c, "cos", cos_rows, n * half);
     expect_floats(c, "sin", sin_rows, n * half);
+}
+
+static void check_rope_tables(yyjson_val *c, const upg_cpu_kernels *k) {
+    (void)k;
+    upg_config config = rope_config(c);
+    if (config.rope_scaling != UPG_ROPE_LLAMA3) check_frequencies(c, &config);
+    int32_t *position = integers(c, "position"), last = 0;
+    for (size_t i = 0; i < count(c, "position"); i++) last = position[i] > last ? position[i] : last;
+    check_tables(c, &config, last + 1);
+}
+
+static void check_bias(yyjson_val *c, const upg_cpu_kernels *k) {
+    float *y = floats(c, "y");
+    k->add(y, floats(c, "bias"), (int)count(c, "y"));
+    expect_floats(c, "sum", y, count(c, "y"));
+}
+
+// In place, as the backend does it.
+static void check_head_norm(yyjson_val *c, const upg_cpu_kernels *k) {
+    size_t n = count(c, "v"), dim = (size_t)integer(c, "D");
+    float *v = floats(c, "v"), *weight = floats(c, "weight");
+    uint32_t flag = 0;
+    for (size_t i = 0; i < n; i += dim) flag |= k->rmsnorm(v + i, weight, (int)dim, float_bits(c, "eps"), v + i);
+    expect_floats(c, "y", v, n);
+    expect_integer(c, "flag", flag != 0);
+}
+
+static void add_list(upg_buf *b, yyjson_val *c, const char *key, const char *to) {
+    yyjson_val *v;
+    size_t i, n;
+    upg_buf_fmt(b, ",\"%s\":[", to);
+    yyjson_arr_foreach(field(c, key), i, n, v) upg_buf_fmt(b, "%s%.17g", i ? "," : "", yyjson_get_num(v));
+    upg_buf_str(b, "]");
+}
+
+// The config that says what a longrope case says: the attention factor comes out of the config's reader.
+static upg_config longrope_config(yyjson_val *c) {
+    upg_buf b = {0};
+    upg_buf_fmt(&b,
+                "{\"architectures\":[\"Phi3ForCausalLM\"],\"vocab_size\":8,\"hidden_size\":8,\"intermediate_size\":8,"
+                "\"num_hidden_layers\":1,\"num_attention_heads\":1,\"head_dim\":%d,\"rms_norm_eps\":1,"
+                "\"max_position_embeddings\":%d,\"rope_theta\":%.17g,\"rope_scaling\":{\"type\":\"longrope\","
+                "\"original_max_position_embeddings\":%d",
+                integer(c, "R"), integer(c, "max_positions"), number(c, "theta"), integer(c, "original"));
+    add_list(&b, c, "short", "short_factor");
+    add_list(&b, c, "long", "long_factor");
+    if (!yyjson_is_null(field(c, "attention_factor")))
+        upg_buf_fmt(&b, ",\"attention_factor\":%.17g", number(c, "attention_factor"));
+    upg_buf_str(&b, "}}");
+    upg_config config = {0};
+    upg_error e = {{0}};
+    if (b.failed || upg_config_parse(&config, b.data, NULL, &e)) differ("%s", e.message);
+    upg_buf_free(&b);
+    return config;
+}
+
+static void check_longrope(yyjson_val *c, const upg_cpu_kernels *k) {
+    (void)k;
+    upg_config config = longrope_config(c);
+    uint64_t want = hex64(field(c, "attention_f64")), got;
+    memcpy(&got, &config.rope_attention, sizeof got);
+    if (got != want) differ("A is %llx, not %llx", (unsigned long long)got, (unsigned long long)want);
+    check_tables(c, &config, integer(c, "context"));
 }
 
 // ---- Coded matrices (sections 3, 4, 5)
@@ -381,7 +441,10 @@ static kind kinds[] = {{"guard", check_guard, false},
                        {"embedding", check_embedding, false},
                        {"linear", check_linear, true},
                        {"attention", check_attention, true},
-                       {"sampling", check_sampling, false}};
+                       {"sampling", check_sampling, false},
+                       {"bias", check_bias, true},
+                       {"head_norm", check_head_norm, true},
+                       {"longrope", check_longrope, false}};
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
 // Property: callers draw outside the mode that flushes denormals, and the draws are the same there.

@@ -440,11 +440,57 @@ def sampling_cases():
     return out
 
 
+def bias_cases():
+    y = np.concatenate([normal(200, -10, 10), from_bits(SPECIAL), from_bits(SPECIAL), normal(len(SPECIAL))])
+    bias = np.concatenate([normal(200, -10, 10), normal(len(SPECIAL)), from_bits(SPECIAL[::-1]), from_bits(SPECIAL)])
+    bias = np.where(np.isfinite(bias), bias, F32(1))
+    bias[:20] = -y[:20] * F32(1 + 2.0 ** -20)  # cancels
+    keep = ~np.isnan(y)  # the payload of a NaN is no part of the arithmetic
+    y, bias = y[keep], bias[keep]
+    return [{"y": ints(y.view(np.uint32)), "bias": ints(bias.view(np.uint32)), "sum": u32(ref.add_bias(y, bias))}]
+
+
+def head_norm_cases():
+    out = []
+
+    def case(v, eps):
+        v = np.asarray(v, F32)
+        weight = normal(v.shape[-1])
+        y, flag = ref.head_norm(v, weight, F32(eps))
+        out.append({"D": v.shape[-1], "v": ints(v.view(np.uint32)), "weight": u32(weight), "eps": u32(F32(eps))[0], "y": u32(y), "flag": int(flag)})
+
+    for heads, D in ((4, 12), (3, 64), (2, 128), (1, 256)):
+        case(normal((heads, D), -10, 10), 1e-6)
+    case(np.stack([normal(16) * F32(2.0 ** e) for e in (-40, 0, 40)]), 1e-6)  # heads know nothing of each other
+    for bad in (0x7FC00000, 0x58800000):
+        v = normal((3, 16))
+        v.view(np.uint32)[1, 5] = bad
+        case(v, 1e-5)
+    return out
+
+
+def longrope_cases():
+    out, positions = [], [0, 1, 4095, 4096, 131071]
+    for R, theta, attention, maximum in ((12, 10000.0, None, 131072), (96, 10000.0, None, 131072), (32, 250000.0, 0.8765432198765432, 131072),
+                                         (8, 1e6, None, 4096)):
+        short = np.sort(rng.uniform(0.99, 2, R // 2)).tolist()
+        long = np.sort(rng.uniform(1, 64, R // 2)).tolist()
+        A = ref.attention_factor(maximum / 4096, 4096) if attention is None else attention
+        for context in (4096, 4097, 131072):
+            scaling = ("longrope", short, long, 4096.0, A)
+            at = [p for p in positions if p < context]
+            cos, sin = ref.rope_tables(at, R, theta, scaling, context)
+            out.append({"R": R, "theta": theta, "short": short, "long": long, "original": 4096, "max_positions": maximum, "attention_factor": attention,
+                        "attention_f64": hex(int(np.float64(A).view(np.uint64))), "context": context, "position": at, "cos": u32(cos), "sin": u32(sin)})
+    return out
+
+
 KINDS = {"guard": guard_cases, "fma": fma_cases, "signs": sign_cases, "block": block_cases, "hadamard": hadamard_cases, "trellis_windows": window_cases,
          "trellis_tiles": tile_cases, "panel": panel_cases, "quantise_input": quantise_input_cases, "linear": linear_cases,
          "embedding": embedding_cases, "lane_sum": lane_sum_cases, "rmsnorm": rmsnorm_cases, "exp": exp_cases, "log": log_cases,
          "swiglu": swiglu_cases, "rope_tables": rope_table_cases, "rope": rope_cases, "quantise_head": quantise_head_cases,
-         "attention": attention_cases, "sampling": sampling_cases}
+         "attention": attention_cases, "sampling": sampling_cases, "bias": bias_cases, "head_norm": head_norm_cases,
+         "longrope": longrope_cases}
 
 
 # ----------------------------------------------------------------------------------------------- the reference against f64 mathematics

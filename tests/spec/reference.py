@@ -8,9 +8,9 @@ The one idea a reader needs: an f32 array here is a NumPy float32 array, and eve
 `div`, `sqrt` or `fma`, each of which flushes denormal operands, rounds once, and flushes a denormal result. Integer sums are exact:
 they are computed as f64 matrix products of small integers, far below 2^53.
 
-    reference.py MODEL.upg --tokens 1,2,3 [--logits OUT.bin]
+    reference.py MODEL.upg --tokens 1,2,3 [--logits OUT.bin] [--context N]
 
-runs a model from position 0 and writes the logits, f32 little endian, [n_tokens][vocab].
+runs a model from position 0 and writes the logits, f32 little endian, [n_tokens][vocab]. The session's context is N, or the number of tokens.
 """
 import argparse
 import json
@@ -305,6 +305,11 @@ def linear(x, matrix, seed):
     return mul(acc.astype(F32), mul(matrix.scale, mul(M, ONE_127TH)[..., None])), flag
 
 
+def add_bias(y, bias):
+    """Step 5. y [...][rows], bias [rows]."""
+    return add(y, bias)
+
+
 # ------------------------------------------------------------------------------------------- 5 to 7. Embedding, sums, RMSNorm
 
 def embedding(matrix, tokens, seed):
@@ -334,6 +339,12 @@ def rmsnorm(x, weight, eps):
     t = lane_sum(mul(g, g))
     r = div(F32(1), sqrt(add(div(t, F32(g.shape[-1])), F32(eps))))
     return mul(mul(g, r[..., None]), weight), raised.any(axis=-1)
+
+
+def head_norm(v, weight, eps):
+    """v [...][heads][D] -> y [...][heads][D], flag [...]: each head by itself."""
+    y, raised = rmsnorm(v, weight, eps)
+    return y, raised.any(axis=-1)
 
 
 # ------------------------------------------------------------------------------------------------------ 8 and 9. exp, log, SwiGLU
@@ -414,11 +425,20 @@ def esincos(x):
     return np.choose(quarter, [sn, cs, -sn, -cs]), np.choose(quarter, [cs, -sn, -cs, sn])
 
 
-def rope_frequencies(R, theta, scaling=None):
-    """freq_j in f64, [R/2]. scaling: None, ("linear", F) or ("llama3", F, L, G, O)."""
+def attention_factor(factor, original):
+    """A of longrope, where the config does not give it."""
+    return 1.0 if factor <= 1 else math.sqrt(1 + elog(float(factor)) / elog(float(original)))
+
+
+def rope_frequencies(R, theta, scaling=None, context=None):
+    """freq_j in f64, [R/2]. scaling: None, ("linear", F), ("llama3", F, L, G, O) or ("longrope", short, long, O, A)."""
     freq = [eexp((-(2 * j) / R) * elog(float(theta))) for j in range(R // 2)]
     if scaling and scaling[0] == "linear":
         freq = [f / scaling[1] for f in freq]
+    elif scaling and scaling[0] == "longrope":
+        factors = scaling[2] if context > scaling[3] else scaling[1]
+        assert len(factors) == R // 2
+        freq = [f / float(d) for f, d in zip(freq, factors)]
     elif scaling:
         F, L, G, O = (float(v) for v in scaling[1:])
         for j, f in enumerate(freq):
@@ -433,12 +453,14 @@ def rope_frequencies(R, theta, scaling=None):
     return np.array(freq, np.float64)
 
 
-def rope_tables(positions, R, theta, scaling=None):
+def rope_tables(positions, R, theta, scaling=None, context=None):
     """cos, sin [n_positions][R/2] of f32."""
-    angle = np.asarray(positions, np.float64)[:, None] * rope_frequencies(R, theta, scaling)
+    angle = np.asarray(positions, np.float64)[:, None] * rope_frequencies(R, theta, scaling, context)
     if not (angle < 2.0 ** 24).all():
         raise ValueError("rope angle out of range")
     sin, cos = esincos(angle)
+    if scaling and scaling[0] == "longrope":
+        sin, cos = sin * scaling[4], cos * scaling[4]
     return cos.astype(F32), sin.astype(F32)
 
 
@@ -517,60 +539,97 @@ def attention(qq, qs, position, kq, ks, vq, vs, window=0):
 
 # ------------------------------------------------------------------------------------------------------------- 12. A decoder
 
+def given(config, key, default=None):
+    value = config.get(key)
+    return default if value is None else value
+
+
 class Config:
     """The dimensions of a decoder, from Hugging Face's config.json keys."""
 
+    ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+
     def __init__(self, config):
         architecture = config["architectures"][0]
-        if architecture not in ("Phi3ForCausalLM", "LlamaForCausalLM"):
+        if architecture not in self.ARCHITECTURES:
             raise ValueError(f"unknown architecture {architecture}")
-        self.fused = architecture == "Phi3ForCausalLM"
+        name = architecture[:-len("ForCausalLM")]
         self.hidden = config["hidden_size"]
         self.intermediate = config["intermediate_size"]
         self.n_layers = config["num_hidden_layers"]
         self.n_heads = config["num_attention_heads"]
-        self.n_kv_heads = config.get("num_key_value_heads") or self.n_heads
-        self.head_dim = config.get("head_dim") or self.hidden // self.n_heads
+        self.n_kv_heads = given(config, "num_key_value_heads", self.n_heads)
+        self.head_dim = given(config, "head_dim", 128 if name == "Qwen3" else self.hidden // self.n_heads)
         self.vocab = config["vocab_size"]
+        self.max_positions = config["max_position_embeddings"]
         self.eps = F32(config["rms_norm_eps"])
-        self.tied = bool(config.get("tie_word_embeddings", False))
-        self.window = config.get("sliding_window") or 0
-        self.theta = float(config.get("rope_theta", 10000.0))
-        self.rotary = int(self.head_dim * float(config.get("partial_rotary_factor") or 1.0))
-        self.scaling = self.rope_scaling(config.get("rope_scaling"))
+        self.tied = bool(given(config, "tie_word_embeddings", False))
+        self.fused = name == "Phi3"
+        self.head_norms = name == "Qwen3"
+        attention_bias, mlp_bias = bool(given(config, "attention_bias", False)), bool(given(config, "mlp_bias", False))
+        if attention_bias and name not in ("Llama", "Qwen3") or mlp_bias and name != "Llama":
+            raise ValueError("a bias that the architecture does not have")
+        self.qkv_bias, self.o_bias, self.mlp_bias = attention_bias or name == "Qwen2", attention_bias, mlp_bias
+        self.windows = self.layer_windows(config, name)
+        rope = given(config, "rope_scaling", given(config, "rope_parameters", {}))
+        self.theta = float(given(rope, "rope_theta", given(config, "rope_theta", 10000.0)))
+        self.rotary = int(self.head_dim * float(given(rope, "partial_rotary_factor", given(config, "partial_rotary_factor", 1.0))))
+        self.scaling = self.rope_scaling(config, rope)
 
-    @staticmethod
-    def rope_scaling(s):
-        kind = (s or {}).get("rope_type", (s or {}).get("type", "default"))
+    def layer_windows(self, config, name):
+        """The window of each layer, 0 for none."""
+        window = config.get("sliding_window", 0 if name in ("Llama", "Phi3") else 4096) or 0
+        first = 0
+        if name in ("Qwen2", "Qwen3"):
+            window = window if given(config, "use_sliding_window", False) else 0
+            first = given(config, "max_window_layers", 28)
+        types = given(config, "layer_types", ["full_attention" if i < first else "sliding_attention" for i in range(self.n_layers)])
+        assert len(types) == self.n_layers and set(types) <= {"full_attention", "sliding_attention"}
+        return [window if t == "sliding_attention" else 0 for t in types]
+
+    def rope_scaling(self, config, rope):
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        key = "original_max_position_embeddings"
         if kind == "default":
             return None
         if kind == "linear":
-            return "linear", float(s["factor"])
+            return "linear", float(rope["factor"])
+        original = float(given(config, key, rope.get(key)))
         if kind == "llama3":
-            return ("llama3", *(float(s[k]) for k in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")))
+            return ("llama3", *(float(rope[k]) for k in ("factor", "low_freq_factor", "high_freq_factor")), original)
+        if kind in ("longrope", "su"):
+            factor = float(given(rope, "factor", self.max_positions / original))
+            scale = float(given(rope, "attention_factor", attention_factor(factor, original)))
+            return "longrope", rope["short_factor"], rope["long_factor"], original, scale
         raise ValueError(f"unknown rope scaling {kind}")
 
 
-def decode(model, tokens):
-    """Logits [n_tokens][vocab] of one sequence that starts at position 0, and each row's flag.
+def decode(model, tokens, context):
+    """Logits [n_tokens][vocab] of one sequence that starts at position 0, in a session of a context, and each row's flag.
 
     All positions go through a layer together; nothing in the arithmetic can tell."""
     c, seed = model.config, model.seed
     T, H, KV, D = len(tokens), c.n_heads, c.n_kv_heads, c.head_dim
     position = np.arange(T)
-    cos, sin = rope_tables(position, c.rotary, c.theta, c.scaling)
+    cos, sin = rope_tables(position, c.rotary, c.theta, c.scaling, context)
     cos, sin = cos[:, None, :], sin[:, None, :]  # one row a token, the same for its heads
     flag = np.zeros(T, bool)
 
-    def run(name, x):
+    def run(name, x, bias=False):
         nonlocal flag
-        y, raised = linear(x, model.matrix(name), seed)
+        y, raised = linear(x, model.matrix(name + ".weight"), seed)
         flag |= raised
-        return y
+        return add_bias(y, model.vector(name + ".bias")) if bias else y
 
     def norm(name, x):
         nonlocal flag
         y, raised = rmsnorm(x, model.vector(name), c.eps)
+        flag |= raised
+        return y
+
+    def norm_heads(name, x):
+        nonlocal flag
+        y, raised = head_norm(x, model.vector(name), c.eps)
         flag |= raised
         return y
 
@@ -585,25 +644,28 @@ def decode(model, tokens):
         at = f"model.layers.{layer}."
         y = norm(at + "input_layernorm.weight", x)
         if c.fused:
-            qkv = run(at + "self_attn.qkv_proj.weight", y)
+            qkv = run(at + "self_attn.qkv_proj", y, c.qkv_bias)
             q, k, v = np.split(qkv, [H * D, (H + KV) * D], axis=-1)
         else:
-            q, k, v = (run(f"{at}self_attn.{s}_proj.weight", y) for s in "qkv")
-        qq, qs = quantise(rope(q.reshape(T, H, D), cos, sin))
-        kq, ks = quantise(rope(k.reshape(T, KV, D), cos, sin))
-        vq, vs = quantise(v.reshape(T, KV, D))
-        a = attention(qq, qs, position, kq, ks, vq, vs, c.window)
-        x = add(x, run(at + "self_attn.o_proj.weight", a))
+            q, k, v = (run(f"{at}self_attn.{s}_proj", y, c.qkv_bias) for s in "qkv")
+        q, k, v = q.reshape(T, H, D), k.reshape(T, KV, D), v.reshape(T, KV, D)
+        if c.head_norms:
+            q, k = norm_heads(at + "self_attn.q_norm.weight", q), norm_heads(at + "self_attn.k_norm.weight", k)
+        qq, qs = quantise(rope(q, cos, sin))
+        kq, ks = quantise(rope(k, cos, sin))
+        vq, vs = quantise(v)
+        a = attention(qq, qs, position, kq, ks, vq, vs, c.windows[layer])
+        x = add(x, run(at + "self_attn.o_proj", a, c.o_bias))
         y = norm(at + "post_attention_layernorm.weight", x)
         if c.fused:
-            gate, up = np.split(run(at + "mlp.gate_up_proj.weight", y), 2, axis=-1)
+            gate, up = np.split(run(at + "mlp.gate_up_proj", y, c.mlp_bias), 2, axis=-1)
         else:
-            gate, up = (run(f"{at}mlp.{s}_proj.weight", y) for s in ("gate", "up"))
+            gate, up = (run(f"{at}mlp.{s}_proj", y, c.mlp_bias) for s in ("gate", "up"))
         hidden, raised = swiglu(gate, up)
         flag |= raised
-        x = add(x, run(at + "mlp.down_proj.weight", hidden))
+        x = add(x, run(at + "mlp.down_proj", hidden, c.mlp_bias))
     y = norm("model.norm.weight", x)
-    logits = run("model.embed_tokens.weight" if c.tied else "lm_head.weight", y)
+    logits = run("model.embed_tokens" if c.tied else "lm_head", y)
     flag |= ((bits(logits) & 0x7FFFFFFF) >= 0x7F800000).any(axis=-1)
     return logits, flag
 
@@ -715,12 +777,13 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--tokens", required=True, help="token ids, separated by commas")
     parser.add_argument("--logits", help="write f32 logits, little endian, [n_tokens][vocab]")
+    parser.add_argument("--context", type=int, help="positions of the session (default: the number of tokens)")
     args = parser.parse_args()
     tokens = [int(t) for t in args.tokens.split(",")]
     model = Model(args.model)
     if not all(0 <= t < model.config.vocab for t in tokens):
         sys.exit("a token is outside the vocabulary")
-    logits, flag = decode(model, tokens)
+    logits, flag = decode(model, tokens, args.context or len(tokens))
     if args.logits:
         logits.astype("<f4").tofile(args.logits)
     for t, row in enumerate(logits):

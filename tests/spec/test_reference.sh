@@ -1,7 +1,7 @@
 #!/bin/sh
 # Whole models: the C code and the NumPy implementation of docs/arithmetic.md (reference.py, written from the page alone) give the same
-# bytes of logits. 320 positions, so that two blocks of the cache take part; every K; a Llama with a tied head, and, where the shared
-# data is, a Phi-3. Argument: the build folder.
+# bytes of logits. 320 positions, so that two blocks of the cache take part; every K; a Llama with a tied head; tiny models of every
+# architecture, in contexts on both sides of longrope's border; and, where the shared data is, a Phi-3. Argument: the build folder.
 set -u
 upg=$1/upg
 shared=${UPG_SHARED:-../shared}
@@ -24,9 +24,9 @@ open(work + "/ids.u16", "wb").write(struct.pack(f"<{n + 1}H", *ids))
 END
 }
 
-# same NAME MODEL N: N is the number of positions.
+# same NAME MODEL N: N is the number of positions and the context.
 same() {
-    if ! python3 tests/spec/reference.py "$2" --tokens "$(cat "$work/ids")" --logits "$work/reference" >"$work/log" 2>&1 ||
+    if ! python3 tests/spec/reference.py "$2" --tokens "$(cat "$work/ids")" --context "$3" --logits "$work/reference" >"$work/log" 2>&1 ||
         ! "$upg" eval "$2" --tokens "$work/ids.u16" --window "$3" --logits "$work/logits" -q >>"$work/log" 2>&1; then
         cat "$work/log"
         echo "not ok $1: does not run"
@@ -55,6 +55,14 @@ for k in 2 2.5 3 3.5 4; do
     compressed "stories-$k" models/stories260K 320 --layer-bits $k --head-bits $k --seed 12345
 done
 compressed stories-mixed models/stories260K 320 --bits 5
+
+tokens 96 96
+for family in tests/vectors/arch/*; do
+    compressed "$(basename "$family")-int8" "$family" 96 --encoding int8
+    compressed "$(basename "$family")-3" "$family" 96 --layer-bits 3 --seed 5
+done
+tokens 32 96
+compressed phi4mini-short tests/vectors/arch/phi4mini 32 --encoding int8
 
 tokens 300 8192
 if [ -s models/tales.upg ]; then same tales-default models/tales.upg 300; else echo "skip tales-default: models/tales.upg is not there"; fi
