@@ -22,6 +22,7 @@ static char folder[64];
 #define INT8                                                                                                           \
     { .layer_bits = UPG_BITS_INT8, .embedding_bits = UPG_BITS_INT8, .head_bits = UPG_BITS_INT8 }
 #define SMALL .source = STORIES, .n_scalar = SANITIZED ? 6 : N
+#define TINY  .n_scalar = N, .source
 static subject int8 = {.name = "int8", .file = "int8.upg", SMALL, .options = INT8};
 static subject allocated = {.name = "allocated", .file = "allocated.upg", SMALL, .options = {.bits = 5}};
 static subject halves = {
@@ -31,7 +32,19 @@ static subject low = {
 static subject large_int8 = {
     .name = "large_int8", .file = "large.upg", .source = "models/tales", .n_scalar = 6, .options = INT8};
 static subject embedded = {.name = "embedded", .n_scalar = 6};
-static subject *const subjects[] = {&int8, &allocated, &halves, &low, &large_int8, &embedded};
+// Architectures: a Phi-3 with a window shorter than a block; longrope past its border; a Llama with every bias; a Qwen2
+// whose layers differ in their windows; a Qwen3 with head norms. Half of them int8, half trellis.
+static subject mistral = {
+    .name = "mistral", .file = "mistral.upg", TINY = "tests/vectors/arch/mistral", .options = {.layer_bits = 7}};
+static subject phi3 = {.name = "phi3", .file = "phi3.upg", TINY = "tests/vectors/arch/phi3", .options = INT8};
+static subject phi4mini = {
+    .name = "phi4mini", .file = "phi4mini.upg", TINY = "tests/vectors/arch/phi4mini", .options = {.layer_bits = 6}};
+static subject llama = {.name = "llama", .file = "llama.upg", TINY = "tests/vectors/arch/llama", .options = INT8};
+static subject qwen2 = {
+    .name = "qwen2", .file = "qwen2.upg", TINY = "tests/vectors/arch/qwen2", .options = {.layer_bits = 5}};
+static subject qwen3 = {.name = "qwen3", .file = "qwen3.upg", TINY = "tests/vectors/arch/qwen3", .options = INT8};
+static subject *const subjects[] = {&int8,    &allocated, &halves,   &low,   &large_int8, &embedded,
+                                    &mistral, &phi3,      &phi4mini, &llama, &qwen2,      &qwen3};
 
 static const char *const isas[] = {"scalar", "avx2", "avx512"};
 static bool has_isa(const char *isa) {
@@ -306,7 +319,7 @@ static int make_all(void **state) {
         subject *m = subjects[i];
         char out[256], shared[256];
         struct stat st;
-        bool small = m->source && !strcmp(m->source, STORIES);
+        bool small = m->source && strcmp(m->source, "models/tales");
         if (SANITIZED && !small) continue;
         const char *source = small || !m->source ? m->source : shared_path(shared, m->source);
         if (m->source && !source) continue;
@@ -330,7 +343,8 @@ static int free_all(void **state) {
 #define ON(test, m)                                                                                                    \
     { #test ", " #m, test, NULL, NULL, &m }
 #define ON_EACH(test)                                                                                                  \
-    ON(test, int8), ON(test, allocated), ON(test, halves), ON(test, low), ON(test, large_int8), ON(test, embedded)
+    ON(test, int8), ON(test, allocated), ON(test, halves), ON(test, low), ON(test, large_int8), ON(test, embedded),    \
+        ON(test, mistral), ON(test, phi3), ON(test, phi4mini), ON(test, llama), ON(test, qwen2), ON(test, qwen3)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
@@ -341,8 +355,12 @@ int main(void) {
         ON(sequences_mixed_in_batches, int8),
         ON(sequences_mixed_in_batches, halves),
         ON(sequences_mixed_in_batches, embedded),
+        ON(sequences_mixed_in_batches, phi4mini),
+        ON(sequences_mixed_in_batches, qwen2),
+        ON(sequences_mixed_in_batches, qwen3),
         ON(rollback, int8),
         ON(rollback, low),
+        ON(rollback, qwen2),
         ON(scattered_blocks, int8),
         ON(scattered_blocks, low),
         ON(scattered_blocks, embedded),
