@@ -51,8 +51,8 @@ UPG_API void upg_free(void *p);
 // made.
 typedef struct upg_session upg_session;
 typedef struct upg_session_options {
-    int n_threads;   // 0: one a core
-    int context;     // positions a sequence may have; 0: the model's own
+    int n_threads; // 0: one a core
+    int context;   // positions a sequence may have; 0: the model's own. Longrope models answer by it: arithmetic.md, 10
     int n_sequences; // 0: 1
     int max_rows;    // rows of one batch; 0: 256
     int max_logits;  // rows of one batch whose logits may be asked for; 0: 1

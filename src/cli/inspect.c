@@ -42,6 +42,7 @@ static void print_text(const upg_model *m, bool verified) {
            c->rotary_dim, c->rope_theta);
     printf("context        %d", c->max_positions);
     if (c->sliding_window) printf(", window %d", c->sliding_window);
+    if (c->rope_attention != 0) printf(", longrope beyond %g", c->rope_original);
     printf("\nvocabulary     %d%s, tokenizer %s\n", c->vocab_size, c->tied ? ", head tied to the embedding" : "",
            m->tokenizer ? "included" : "missing");
     printf("\n%-48s %8s %8s  %-12s %7s\n", "tensor", "rows", "cols", "encoding", "bits");

@@ -176,6 +176,55 @@ static void compressing_keeps_the_config(void **state) {
     }
 }
 
+// A family's model with one piece of its config.json replaced, which must be refused for `reason`.
+static void check_refused(const char *name, const char *piece, const char *by, const char *reason) {
+    char from[256], path[256], config[512], target[512], *root = realpath(path_in(from, ROOT, name), NULL);
+    assert_non_null(root);
+    snprintf(target, sizeof target, "%s/model.safetensors", root);
+    unlink(path_in(path, folder, "model.safetensors"));
+    assert_int_equal(symlink(target, path), 0);
+    snprintf(config, sizeof config, "%s/config.json", root);
+    size_t size;
+    upg_error e = {""};
+    char *text = upg_read_text(config, 1 << 20, &size, &e), *at = text ? strstr(text, piece) : NULL;
+    if (!at) fail_msg("%s: no %s", name, piece);
+    upg_buf b = {0};
+    upg_buf_add(&b, text, (size_t)(at - text));
+    upg_buf_str(&b, by);
+    upg_buf_str(&b, at + strlen(piece));
+    assert_false(b.failed);
+    write_file(folder, "config.json", b.data, b.size);
+    if (upg_model_open(folder, &e)) fail_msg("%s with %s is accepted", name, by);
+    if (!strstr(e.message, reason)) fail_msg("%s with %s: %s", name, by, e.message);
+    upg_buf_free(&b);
+    free(text);
+    free(root);
+}
+
+// Property: a config that asks for tensors that are not there, or is silent about some that are, is of another model.
+static void tensors_and_config_must_agree(void **state) {
+    (void)state;
+    static const struct {
+        const char *name, *piece, *by, *reason;
+    } cases[] = {
+        {"llama", "\"attention_bias\": true", "\"attention_bias\": false", "proj.bias: has no place"},
+        {"llama", "\"mlp_bias\": true", "\"mlp_bias\": false", "proj.bias: has no place"},
+        {"llama", "LlamaForCausalLM", "Qwen2ForCausalLM", "attention_bias"},
+        {"llama3", "\"attention_bias\": false", "\"attention_bias\": true", "self_attn.q_proj.bias: missing"},
+        {"llama3", "\"mlp_bias\": false", "\"mlp_bias\": true", "mlp.gate_proj.bias: missing"},
+        {"llama3", "\"head_dim\": 16", "\"head_dim\": 8", "self_attn.q_proj.weight: shape"},
+        {"mistral", "MistralForCausalLM", "Qwen2ForCausalLM", "self_attn.q_proj.bias: missing"},
+        {"mistral", "MistralForCausalLM", "Qwen3ForCausalLM", "self_attn.q_norm.weight: missing"},
+        {"mistral", "MistralForCausalLM", "Phi3ForCausalLM", "self_attn.qkv_proj.weight: missing"},
+        {"qwen2", "Qwen2ForCausalLM", "LlamaForCausalLM", "proj.bias: has no place in a LlamaForCausalLM"},
+        {"qwen3", "Qwen3ForCausalLM", "LlamaForCausalLM", "norm.weight: has no place in a LlamaForCausalLM"},
+        {"phi4mini", "16.25", "\"16.25\"", "long_factor"},
+        {"phi4mini", "\"longrope\"", "\"yarn\"", "type yarn is not implemented"},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++)
+        check_refused(cases[i].name, cases[i].piece, cases[i].by, cases[i].reason);
+}
+
 static int make_folder(void **state) {
     (void)state;
     temporary_folder(folder);
@@ -189,10 +238,9 @@ static int drop_folder(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(fp32_is_transformers),
-        cmocka_unit_test(every_part_counts),
-        cmocka_unit_test(int8_is_close_and_exact),
-        cmocka_unit_test(compressing_keeps_the_config),
+        cmocka_unit_test(fp32_is_transformers),          cmocka_unit_test(every_part_counts),
+        cmocka_unit_test(int8_is_close_and_exact),       cmocka_unit_test(compressing_keeps_the_config),
+        cmocka_unit_test(tensors_and_config_must_agree),
     };
     return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }

@@ -25,7 +25,12 @@ static void check_limits(const upg_config *c) {
               within(-1, c->bos, c->vocab_size - 1) && within(0, c->n_eos, UPG_MAX_EOS);
     for (int i = 0; ok && i < c->n_eos; i++)
         ok = within(0, c->eos[i], c->vocab_size - 1) && upg_config_is_eos(c, c->eos[i]);
-    if (c->rope_scaling != UPG_ROPE_PLAIN) ok = ok && c->rope_factor >= 1;
+    for (int i = 0; i < UPG_MAX_LAYERS; i++)
+        ok = ok && !(c->full_attention[i] && (!c->sliding_window || i >= c->n_layers));
+    if (c->rope_scaling == UPG_ROPE_LINEAR || c->rope_scaling == UPG_ROPE_LLAMA3) ok = ok && c->rope_factor >= 1;
+    for (int i = 0; c->rope_scaling == UPG_ROPE_LONGROPE && i < c->rotary_dim / 2; i++)
+        ok = ok && c->rope_original >= 2 && c->rope_attention > 0 && c->rope_attention < 1e4 && // angles below 2^24
+             c->max_positions <= c->rope_short[i] * 0x1p24 && c->max_positions <= c->rope_long[i] * 0x1p24;
     if (c->rope_scaling == UPG_ROPE_LLAMA3)
         ok = ok && c->rope_low > 0 && c->rope_high > c->rope_low && c->rope_original >= 1;
     if (!ok) abort();
