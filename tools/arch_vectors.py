@@ -37,7 +37,8 @@ FAMILIES = {
                  torch.bfloat16, False),
     "qwen2": (Qwen2Config(**SHAPE, tie_word_embeddings=True, use_sliding_window=True, sliding_window=20, max_window_layers=1,
                           rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}), torch.bfloat16, False),
-    "qwen3": (Qwen3Config(**SHAPE, head_dim=16, rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}), torch.bfloat16, True),
+    "qwen3": (Qwen3Config(**SHAPE, head_dim=16, rope_parameters={"rope_type": "yarn", "rope_theta": 1000000.0, "factor": 4.0,
+                                                                 "original_max_position_embeddings": 128}), torch.bfloat16, True),
 }
 
 

@@ -77,7 +77,7 @@ static int get_rope_num(yyjson_val *o, yyjson_val *rope, const char *key, double
 static int get_original(upg_config *c, yyjson_val *o, yyjson_val *s, upg_error *e) {
     const char *key = "original_max_position_embeddings";
     yyjson_val *own = yyjson_obj_get(o, key);
-    return get_num(own && !yyjson_is_null(own) ? o : s, key, false, 1, 1e8, &c->rope_original, e);
+    return get_num(own && !yyjson_is_null(own) ? o : s, key, false, 2, 1e8, &c->rope_original, e);
 }
 
 static int linear_scaling(upg_config *c, yyjson_val *o, yyjson_val *s, upg_error *e) {
@@ -113,7 +113,6 @@ static int get_factors(const upg_config *c, yyjson_val *s, const char *key, doub
 
 static int longrope_scaling(upg_config *c, yyjson_val *o, yyjson_val *s, upg_error *e) {
     if (get_original(c, o, s, e)) return -1;
-    if (c->rope_original < 2) return upg_fail(e, "config: original_max_position_embeddings is less than 2");
     double factor = c->max_positions / c->rope_original;
     if (get_factors(c, s, "short_factor", c->rope_short, e) || get_factors(c, s, "long_factor", c->rope_long, e) ||
         get_num(s, "factor", true, 1e-3, 1e6, &factor, e) || must_be(s, "short_mscale", NULL, e) ||
@@ -123,15 +122,43 @@ static int longrope_scaling(upg_config *c, yyjson_val *o, yyjson_val *s, upg_err
     return get_num(s, "attention_factor", true, 1e-3, 1e3, &c->rope_attention, e);
 }
 
+// The pair of a head that turns n times within the original positions, a real number.
+static double yarn_pair(const upg_config *c, double n) {
+    return (c->rotary_dim * upg_elog(c->rope_original / (n * 0x1.921fb54442d18p+2))) / (2 * upg_elog(c->rope_theta));
+}
+
+// Yarn divides slow frequencies by the factor, leaves fast ones and blends between: longrope with one set of factors.
+static int yarn_scaling(upg_config *c, yyjson_val *o, yyjson_val *s, upg_error *e) {
+    double factor, fast = 32, slow = 1;
+    bool truncate = true;
+    if (get_original(c, o, s, e)) return -1;
+    factor = c->max_positions / c->rope_original;
+    if (get_num(s, "factor", true, 1, 1e6, &factor, e) || get_num(s, "beta_fast", true, 1e-3, 1e6, &fast, e) ||
+        get_num(s, "beta_slow", true, 1e-3, 1e6, &slow, e) || get_bool(s, "truncate", &truncate, e) ||
+        must_be(s, "mscale", NULL, e) || must_be(s, "mscale_all_dim", NULL, e) || must_be(s, "short_factor", NULL, e))
+        return -1;
+    if (factor < 1 || c->rope_theta <= 1)
+        return upg_fail(e, "config: rope_scaling type yarn needs a factor of 1 or more and a theta above 1");
+    double low = yarn_pair(c, fast), high = yarn_pair(c, slow);
+    low = fmax(truncate ? floor(low) : low, 0);
+    high = fmin(truncate ? ceil(high) : high, c->rotary_dim - 1);
+    if (low == high) high = high + 0.001;
+    for (int j = 0; j < c->rotary_dim / 2; j++) {
+        double r = fmin(fmax((j - low) / (high - low), 0), 1);
+        c->rope_short[j] = c->rope_long[j] = 1 / (r / factor + (1 - r));
+    }
+    c->rope_attention = 0.1 * upg_elog(factor) + 1;
+    return get_num(s, "attention_factor", true, 1e-3, 1e3, &c->rope_attention, e);
+}
+
 static const struct rope_type {
     const char *name;
     upg_rope_scaling scaling;
     int (*read)(upg_config *c, yyjson_val *o, yyjson_val *s, upg_error *e);
 } rope_types[] = {
-    {"linear", UPG_ROPE_LINEAR, linear_scaling},
-    {"llama3", UPG_ROPE_LLAMA3, llama3_scaling},
-    {"longrope", UPG_ROPE_LONGROPE, longrope_scaling},
-    {"su", UPG_ROPE_LONGROPE, longrope_scaling}, // its first name
+    {"linear", UPG_ROPE_LINEAR, linear_scaling},       {"llama3", UPG_ROPE_LLAMA3, llama3_scaling},
+    {"longrope", UPG_ROPE_LONGROPE, longrope_scaling}, {"su", UPG_ROPE_LONGROPE, longrope_scaling}, // its first name
+    {"yarn", UPG_ROPE_LONGROPE, yarn_scaling},
 };
 enum { N_ROPE_TYPES = sizeof rope_types / sizeof *rope_types };
 
@@ -244,7 +271,8 @@ static int parse(upg_config *c, yyjson_val *o, upg_error *e) {
     const char *name = upg_json_string(yyjson_arr_get_first(archs));
     if (!name || yyjson_arr_size(archs) != 1) return upg_fail(e, "config: architectures must name one architecture");
     if (!(c->arch = upg_arch_find(name))) return upg_fail(e, "config: architecture %s is not implemented", name);
-    double eps = 0, theta = 10000;
+    double eps = 0;
+    c->rope_theta = 10000;
     yyjson_val *rope;
     if (find_rope(o, &rope, e) || get_int(o, "vocab_size", false, 1, 1 << 24, &c->vocab_size, e) ||
         get_int(o, "hidden_size", false, 1, UPG_MAX_INPUTS, &c->hidden_size, e) ||
@@ -252,7 +280,7 @@ static int parse(upg_config *c, yyjson_val *o, upg_error *e) {
         get_int(o, "num_hidden_layers", false, 1, UPG_MAX_LAYERS, &c->n_layers, e) || heads(c, o, rope, e) ||
         get_int(o, "max_position_embeddings", false, 1, 1 << 24, &c->max_positions, e) || windows(c, o, e) ||
         get_num(o, "rms_norm_eps", false, 1e-12f, 1, &eps, e) ||
-        get_rope_num(o, rope, "rope_theta", 1, 1e12, &theta, e) || rope_scaling(c, o, rope, e) ||
+        get_rope_num(o, rope, "rope_theta", 1, 1e12, &c->rope_theta, e) || rope_scaling(c, o, rope, e) ||
         get_int(o, "bos_token_id", true, -1, c->vocab_size - 1, &c->bos, e) || eos_tokens(c, o, e))
         return -1;
     if (must_be(o, "hidden_act", "silu", e) || must_be(o, "quantization_config", NULL, e) ||
@@ -260,7 +288,6 @@ static int parse(upg_config *c, yyjson_val *o, upg_error *e) {
         bias(o, "mlp_bias", c->arch->mlp_bias, &c->mlp_bias, e) || get_bool(o, "tie_word_embeddings", &c->tied, e))
         return -1;
     c->rms_eps = (float)eps;
-    c->rope_theta = theta;
     return 0;
 }
 

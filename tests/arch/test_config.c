@@ -279,6 +279,21 @@ static void longrope_is_understood(void **state) {
     }
 }
 
+// Yarn is read as longrope of one set of factors: 1 for the fastest pair, the factor for the slowest.
+static void yarn_is_longrope(void **state) {
+    (void)state;
+    upg_config c;
+    PARSE(&c, llama, NULL, {"rope_theta", "1e6"},
+          {"rope_scaling", "{\"type\":\"yarn\",\"factor\":4.0,\"original_max_position_embeddings\":32768}"});
+    assert_int_equal(c.rope_scaling, UPG_ROPE_LONGROPE);
+    assert_true(c.rope_short[0] == 1 && c.rope_short[31] == 4);
+    for (int j = 0; j < 32; j++) assert_true(c.rope_short[j] == c.rope_long[j]);
+    for (int j = 1; j < 32; j++) assert_true(c.rope_short[j] >= c.rope_short[j - 1]);
+    double off = c.rope_attention - 1.1386294361119891; // 0.1 ln 4 + 1
+    assert_true(off < 1e-15 && off > -1e-15);
+    check_round_trip(&c);
+}
+
 // ---- Windows ----
 
 static void windows_of_layers_are_understood(void **state) {
@@ -543,7 +558,12 @@ static void what_is_not_implemented_is_refused_by_name(void **state) {
         {{"layer_types", "[\"full_attention\"]"}, "layer_types"},
         {{"layer_types", "\"full_attention\""}, "layer_types"},
         {{"quantization_config", "{\"bits\":4}"}, "quantization_config"},
-        {{"rope_scaling", "{\"rope_type\":\"yarn\",\"factor\":4}"}, "rope_scaling type yarn"},
+        {{"rope_scaling", "{\"rope_type\":\"yarn\",\"factor\":4}"}, "original_max_position_embeddings"},
+        {{"rope_scaling", "{\"rope_type\":\"yarn\",\"factor\":4,\"original_max_position_embeddings\":64,\"mscale\":1}"},
+         "mscale"},
+        {{"rope_scaling",
+          "{\"rope_type\":\"yarn\",\"factor\":4,\"original_max_position_embeddings\":64,\"short_factor\":[]}"},
+         "short_factor"},
         {{"rope_scaling", "{\"rope_type\":\"dynamic\",\"factor\":4}"}, "rope_scaling type dynamic"},
         {{"rope_scaling", "{\"type\":\"longrope\"}"}, "original_max_position_embeddings"},
         {{"rope_parameters", "[]"}, "rope_parameters"},
@@ -654,6 +674,7 @@ int main(void) {
         cmocka_unit_test(rope_scaling_types_are_understood),
         cmocka_unit_test(both_spellings_of_rope_say_the_same),
         cmocka_unit_test(longrope_is_understood),
+        cmocka_unit_test(yarn_is_longrope),
         cmocka_unit_test(windows_of_layers_are_understood),
         cmocka_unit_test(a_window_counts_only_if_a_position_can_exceed_it),
         cmocka_unit_test(generation_config_decides_what_ends_a_text),

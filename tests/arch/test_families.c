@@ -112,7 +112,7 @@ static void every_part_counts(void **state) {
             m->config.rope_attention = 1;
             check_counts(m, families[i], "the attention factor");
             m->config = kept;
-            m->config.rope_original = N; // so that the short factors are taken
+            for (int k = 0; k < UPG_MAX_HEAD_DIM / 2; k++) m->config.rope_short[k] = m->config.rope_long[k] = 1;
         } else {
             m->config.rope_scaling = UPG_ROPE_PLAIN;
         }
@@ -219,7 +219,7 @@ static void tensors_and_config_must_agree(void **state) {
         {"qwen2", "Qwen2ForCausalLM", "LlamaForCausalLM", "proj.bias: has no place in a LlamaForCausalLM"},
         {"qwen3", "Qwen3ForCausalLM", "LlamaForCausalLM", "norm.weight: has no place in a LlamaForCausalLM"},
         {"phi4mini", "16.25", "\"16.25\"", "long_factor"},
-        {"phi4mini", "\"longrope\"", "\"yarn\"", "type yarn is not implemented"},
+        {"phi4mini", "\"longrope\"", "\"dynamic\"", "type dynamic is not implemented"},
     };
     for (size_t i = 0; i < COUNT(cases); i++)
         check_refused(cases[i].name, cases[i].piece, cases[i].by, cases[i].reason);

@@ -221,34 +221,58 @@ static void add_list(upg_buf *b, yyjson_val *c, const char *key, const char *to)
     upg_buf_str(b, "]");
 }
 
-// The config that says what a longrope case says: the attention factor comes out of the config's reader.
-static upg_config longrope_config(yyjson_val *c) {
+// A config with a case's RoPE, `scaling` of it as text: factors and their scale come out of the config's reader.
+static upg_config read_config(yyjson_val *c, int max_positions, const upg_buf *scaling) {
     upg_buf b = {0};
     upg_buf_fmt(&b,
                 "{\"architectures\":[\"Phi3ForCausalLM\"],\"vocab_size\":8,\"hidden_size\":8,\"intermediate_size\":8,"
                 "\"num_hidden_layers\":1,\"num_attention_heads\":1,\"head_dim\":%d,\"rms_norm_eps\":1,"
-                "\"max_position_embeddings\":%d,\"rope_theta\":%.17g,\"rope_scaling\":{\"type\":\"longrope\","
-                "\"original_max_position_embeddings\":%d",
-                integer(c, "R"), integer(c, "max_positions"), number(c, "theta"), integer(c, "original"));
-    add_list(&b, c, "short", "short_factor");
-    add_list(&b, c, "long", "long_factor");
-    if (!yyjson_is_null(field(c, "attention_factor")))
-        upg_buf_fmt(&b, ",\"attention_factor\":%.17g", number(c, "attention_factor"));
-    upg_buf_str(&b, "}}");
+                "\"max_position_embeddings\":%d,\"rope_theta\":%.17g,\"original_max_position_embeddings\":%d,"
+                "\"rope_scaling\":{%s}}",
+                integer(c, "R"), max_positions, number(c, "theta"), integer(c, "original"), scaling->data);
     upg_config config = {0};
     upg_error e = {{0}};
-    if (b.failed || upg_config_parse(&config, b.data, NULL, &e)) differ("%s", e.message);
+    if (b.failed || scaling->failed || upg_config_parse(&config, b.data, NULL, &e)) differ("%s", e.message);
     upg_buf_free(&b);
     return config;
 }
 
+static void expect_f64(yyjson_val *want, const char *what, double got) {
+    uint64_t bits;
+    memcpy(&bits, &got, sizeof bits);
+    if (bits != hex64(want)) differ("%s is %llx, not %s", what, (unsigned long long)bits, yyjson_get_str(want));
+}
+
 static void check_longrope(yyjson_val *c, const upg_cpu_kernels *k) {
     (void)k;
-    upg_config config = longrope_config(c);
-    uint64_t want = hex64(field(c, "attention_f64")), got;
-    memcpy(&got, &config.rope_attention, sizeof got);
-    if (got != want) differ("A is %llx, not %llx", (unsigned long long)got, (unsigned long long)want);
+    upg_buf s = {0};
+    upg_buf_str(&s, "\"type\":\"longrope\"");
+    add_list(&s, c, "short", "short_factor");
+    add_list(&s, c, "long", "long_factor");
+    if (!yyjson_is_null(field(c, "attention_factor")))
+        upg_buf_fmt(&s, ",\"attention_factor\":%.17g", number(c, "attention_factor"));
+    upg_config config = read_config(c, integer(c, "max_positions"), &s);
+    expect_f64(field(c, "attention_f64"), "A", config.rope_attention);
     check_tables(c, &config, integer(c, "context"));
+    upg_buf_free(&s);
+}
+
+static void check_yarn(yyjson_val *c, const upg_cpu_kernels *k) {
+    (void)k;
+    upg_buf s = {0};
+    upg_buf_fmt(&s, "\"type\":\"yarn\",\"factor\":%.17g,\"beta_fast\":%d,\"beta_slow\":%d,\"truncate\":%s",
+                number(c, "factor"), integer(c, "beta_fast"), integer(c, "beta_slow"),
+                yyjson_get_bool(field(c, "truncate")) ? "true" : "false");
+    upg_config config = read_config(c, 4096, &s);
+    expect_f64(field(c, "attention_f64"), "A", config.rope_attention);
+    if (count(c, "d_f64") != (size_t)integer(c, "R") / 2) differ("%zu factors", count(c, "d_f64"));
+    yyjson_val *v;
+    size_t j, n;
+    yyjson_arr_foreach(field(c, "d_f64"), j, n, v) {
+        expect_f64(v, "d", config.rope_short[j]);
+        expect_f64(v, "d", config.rope_long[j]);
+    }
+    upg_buf_free(&s);
 }
 
 // ---- Coded matrices (sections 3, 4, 5)
@@ -444,7 +468,8 @@ static kind kinds[] = {{"guard", check_guard, false},
                        {"sampling", check_sampling, false},
                        {"bias", check_bias, true},
                        {"head_norm", check_head_norm, true},
-                       {"longrope", check_longrope, false}};
+                       {"longrope", check_longrope, false},
+                       {"yarn", check_yarn, false}};
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
 // Property: callers draw outside the mode that flushes denormals, and the draws are the same there.

@@ -485,12 +485,23 @@ def longrope_cases():
     return out
 
 
+def yarn_cases():
+    out = []
+    for R, theta, factor, original, fast, slow, truncate in (
+            (128, 1e6, 4.0, 32768, 32, 1, True), (16, 1e6, 4.0, 128, 32, 1, True), (64, 10000.0, 40.0, 4096, 32, 1, False),
+            (96, 250000.0, 1.0, 4096, 24, 2, True), (8, 500000.0, 8.0, 8, 32, 1, True)):
+        d = np.array(ref.yarn_factors(R, theta, factor, original, fast, slow, truncate), np.float64)
+        out.append({"R": R, "theta": theta, "factor": factor, "original": original, "beta_fast": fast, "beta_slow": slow, "truncate": truncate,
+                    "attention_f64": hex(int(np.float64(0.1 * ref.elog(factor) + 1).view(np.uint64))), "d_f64": [hex(int(v)) for v in d.view(np.uint64)]})
+    return out
+
+
 KINDS = {"guard": guard_cases, "fma": fma_cases, "signs": sign_cases, "block": block_cases, "hadamard": hadamard_cases, "trellis_windows": window_cases,
          "trellis_tiles": tile_cases, "panel": panel_cases, "quantise_input": quantise_input_cases, "linear": linear_cases,
          "embedding": embedding_cases, "lane_sum": lane_sum_cases, "rmsnorm": rmsnorm_cases, "exp": exp_cases, "log": log_cases,
          "swiglu": swiglu_cases, "rope_tables": rope_table_cases, "rope": rope_cases, "quantise_head": quantise_head_cases,
          "attention": attention_cases, "sampling": sampling_cases, "bias": bias_cases, "head_norm": head_norm_cases,
-         "longrope": longrope_cases}
+         "longrope": longrope_cases, "yarn": yarn_cases}
 
 
 # ----------------------------------------------------------------------------------------------- the reference against f64 mathematics

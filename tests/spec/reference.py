@@ -430,6 +430,21 @@ def attention_factor(factor, original):
     return 1.0 if factor <= 1 else math.sqrt(1 + elog(float(factor)) / elog(float(original)))
 
 
+def yarn_factors(R, theta, F, O, fast=32.0, slow=1.0, truncate=True):
+    """The d_j, [R/2]."""
+    def pair(n):
+        return (R * elog(O / (n * float.fromhex("0x1.921fb54442d18p+2")))) / (2 * elog(theta))
+
+    low, high = pair(fast), pair(slow)
+    if truncate:
+        low, high = float(math.floor(low)), float(math.ceil(high))
+    low, high = max(low, 0.0), min(high, R - 1.0)
+    if low == high:
+        high = high + 0.001
+    ramp = [min(max((j - low) / (high - low), 0.0), 1.0) for j in range(R // 2)]
+    return [1 / (r / F + (1 - r)) for r in ramp]
+
+
 def rope_frequencies(R, theta, scaling=None, context=None):
     """freq_j in f64, [R/2]. scaling: None, ("linear", F), ("llama3", F, L, G, O) or ("longrope", short, long, O, A)."""
     freq = [eexp((-(2 * j) / R) * elog(float(theta))) for j in range(R // 2)]
@@ -601,6 +616,11 @@ class Config:
             factor = float(given(rope, "factor", self.max_positions / original))
             scale = float(given(rope, "attention_factor", attention_factor(factor, original)))
             return "longrope", rope["short_factor"], rope["long_factor"], original, scale
+        if kind == "yarn":
+            factor = float(given(rope, "factor", self.max_positions / original))
+            factors = yarn_factors(self.rotary, self.theta, factor, original, float(given(rope, "beta_fast", 32)),
+                                   float(given(rope, "beta_slow", 1)), given(rope, "truncate", True))
+            return "longrope", factors, factors, original, float(given(rope, "attention_factor", 0.1 * elog(factor) + 1))
         raise ValueError(f"unknown rope scaling {kind}")
 
 
