@@ -59,8 +59,11 @@ static int set_shape(upg_tensor *o, const upg_gguf *g, const upg_gguf_tensor *t,
     int values = 1, bytes = t->type == 0 ? 4 : 2;
     o->encoding = t->type == 0 ? UPG_F32 : t->type == 1 ? UPG_F16 : t->type == 30 ? UPG_BF16 : UPG_GGML;
     o->ggml_type = t->type;
-    if (o->encoding == UPG_GGML && !upg_ggml_type(t->type, &values, &bytes, NULL))
-        return upg_fail(e, "%s: tensor '%s': GGUF type %u is not implemented", g->path, o->name, t->type);
+    if (o->encoding == UPG_GGML && !upg_ggml_type(t->type, &values, &bytes)) {
+        const char *type = upg_ggml_name(t->type);
+        return upg_fail(e, "%s: tensor '%s': type %s (%u) is not implemented", g->path, o->name,
+                        type ? type : "unknown to GGUF", t->type);
+    }
     if (!rows || !cols || rows > INT32_MAX || cols > INT32_MAX || rows * cols > (uint64_t)1 << 40 ||
         cols % (uint64_t)values)
         return upg_fail(e, "%s: tensor '%s': its shape is not allowed", g->path, o->name);
