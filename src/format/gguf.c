@@ -222,8 +222,8 @@ static int find_data(upg_gguf *g, const uint8_t *data, size_t end, size_t size, 
 
 int upg_gguf_parse(upg_gguf *g, const uint8_t *data, size_t size, const char *path, upg_error *e) {
     *g = (upg_gguf){.path = path};
-    cursor c = {data, size, false};
-    take32(&c);
+    if (!upg_is_gguf(data, size)) return upg_fail(e, "%s: not a GGUF file", path);
+    cursor c = {data + 4, size - 4, false};
     uint32_t version = take32(&c);
     if (!c.cut && check_version(path, version, e)) return -1;
     uint64_t n_tensors = take64(&c), n_values = take64(&c);

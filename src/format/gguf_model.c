@@ -37,9 +37,10 @@ static int set_shape(upg_tensor *o, const upg_gguf *g, const upg_gguf_tensor *t,
 static int set_heads(upg_tensor *t, const upg_gguf *g, const char *arch, upg_error *e) {
     double heads = 0;
     int64_t rows = t->rows > 1 ? t->rows : t->cols;
-    bool found =
-        strstr(t->name, "k_proj") && upg_gguf_number(upg_gguf_find_in(g, arch, "attention.head_count_kv"), &heads);
-    if (!found) upg_gguf_number(upg_gguf_find_in(g, arch, "attention.head_count"), &heads);
+    const upg_gguf_value *v = strstr(t->name, "k_proj") ? upg_gguf_find_in(g, arch, "attention.head_count_kv") : NULL;
+    if (!v) v = upg_gguf_find_in(g, arch, "attention.head_count");
+    if (!upg_gguf_number(v, &heads))
+        return upg_fail(e, "%s: metadata '%s.attention.head_count' is missing or no number", g->path, arch);
     if (!(heads >= 1 && heads <= MAX_HEADS) || rows % (2 * (int64_t)heads))
         return upg_fail(e, "%s: tensor '%s': its rows are no whole number of heads", g->path, t->name);
     t->rope_heads = (int)heads;
