@@ -82,7 +82,7 @@ typedef struct upg_gguf_arch {
     const char *name;     // general.architecture, and what its metadata keys begin with
     const char *hf;       // in config.json
     bool pairs;           // values that rope turns together are neighbours in the file; otherwise half a head apart
-    const char *bias_key; // in config.json: true if attention has biases; NULL: the architecture says
+    bool optional_biases; // config.json says whether there are any; otherwise the architecture does
     upg_gguf_name own[8]; // a layer's tensors beside or instead of the usual ones, up to one without a name
 } upg_gguf_arch;
 const upg_gguf_arch *upg_gguf_arch_of(const upg_gguf *g, upg_error *e);

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define LAYER_BIASES                                                                                                   \
+#define QKV_BIASES                                                                                                     \
     {"attn_q.bias", "self_attn.q_proj.bias", true}, {"attn_k.bias", "self_attn.k_proj.bias", true}, {                  \
         "attn_v.bias", "self_attn.v_proj.bias", false                                                                  \
     }
@@ -13,13 +13,17 @@ static const upg_gguf_arch archs[] = {
     {.name = "llama",
      .hf = "LlamaForCausalLM",
      .pairs = true,
-     .bias_key = "attention_bias",
-     .own = {LAYER_BIASES, {"attn_output.bias", "self_attn.o_proj.bias", false}}},
+     .optional_biases = true,
+     .own = {QKV_BIASES,
+             {"attn_output.bias", "self_attn.o_proj.bias", false},
+             {"ffn_gate.bias", "mlp.gate_proj.bias", false},
+             {"ffn_up.bias", "mlp.up_proj.bias", false},
+             {"ffn_down.bias", "mlp.down_proj.bias", false}}},
     {.name = "phi3",
      .hf = "Phi3ForCausalLM",
      .own = {{"attn_qkv.weight", "self_attn.qkv_proj.weight", false},
              {"ffn_up.weight", "mlp.gate_up_proj.weight", false}}},
-    {.name = "qwen2", .hf = "Qwen2ForCausalLM", .own = {LAYER_BIASES}},
+    {.name = "qwen2", .hf = "Qwen2ForCausalLM", .own = {QKV_BIASES}},
     {.name = "qwen3",
      .hf = "Qwen3ForCausalLM",
      .own = {{"attn_q_norm.weight", "self_attn.q_norm.weight", false},

@@ -298,19 +298,22 @@ char *upg_gguf_written(yyjson_mut_doc *d, bool ok, upg_error *e) {
     return text;
 }
 
-static bool has_biases(const upg_weights *w) {
-    for (size_t i = 0; i < w->n; i++)
-        if (strstr(w->tensors[i].name, "_proj.bias")) return true;
-    return false;
+// Says `key` if there are biases of some block of a layer.
+static bool add_biases(config_text *c, const char *block, const char *key) {
+    for (size_t i = 0; i < c->w->n; i++) {
+        const char *name = c->w->tensors[i].name;
+        if (strstr(name, block) && strstr(name, "_proj.bias")) return yyjson_mut_obj_add_bool(c->d, c->root, key, true);
+    }
+    return true;
 }
 
 static bool add_model(config_text *c) {
     const upg_tensor *embedding = upg_weights_find(c->w, "model.embed_tokens.weight");
-    const char *bias = c->arch->bias_key;
-    return yyjson_mut_arr_add_str(c->d, yyjson_mut_obj_add_arr(c->d, c->root, "architectures"), c->arch->hf) &&
-           yyjson_mut_obj_add_int(c->d, c->root, "vocab_size", embedding ? embedding->rows : 0) &&
-           yyjson_mut_obj_add_bool(c->d, c->root, "tie_word_embeddings", !upg_weights_find(c->w, "lm_head.weight")) &&
-           (!bias || !has_biases(c->w) || yyjson_mut_obj_add_bool(c->d, c->root, bias, true));
+    bool ok = yyjson_mut_arr_add_str(c->d, yyjson_mut_obj_add_arr(c->d, c->root, "architectures"), c->arch->hf) &&
+              yyjson_mut_obj_add_int(c->d, c->root, "vocab_size", embedding ? embedding->rows : 0) &&
+              yyjson_mut_obj_add_bool(c->d, c->root, "tie_word_embeddings", !upg_weights_find(c->w, "lm_head.weight"));
+    if (!c->arch->optional_biases) return ok;
+    return ok && add_biases(c, ".self_attn.", "attention_bias") && add_biases(c, ".mlp.", "mlp_bias");
 }
 
 char *upg_gguf_config(const upg_gguf *g, const upg_gguf_arch *a, const upg_weights *w, upg_error *e) {

@@ -50,6 +50,7 @@ static void llama_is_read_with_its_rope_rows_in_halves(void **state) {
     assert_config(&w, "\"vocab_size\":4");
     assert_config(&w, "\"tie_word_embeddings\":true");
     assert_config(&w, "\"attention_bias\":true");
+    assert_false(contains(w.config, "mlp_bias"));
     upg_weights_close(&w);
 }
 
