@@ -108,9 +108,10 @@ static bool is_text(const char *s, size_t n) {
         yyjson_mut_doc_set_root(d, yyjson_mut_strn(d, s, n));
         json = yyjson_mut_write(d, 0, NULL);
     }
+    bool valid = json != NULL && !memchr(s, 0, n);
     yyjson_mut_doc_free(d);
     free(json);
-    return json && !memchr(s, 0, n);
+    return valid;
 }
 
 // Metadata that must have one value if it is there at all.
