@@ -34,9 +34,9 @@ static void stored_floats(const upg_tensor *t, int64_t first, int64_t n, float *
 }
 
 // Row r of the halves order is row j of the pairs order: pair r of a head's first half is its row 2r, of the second 2r
-// + 1.
-static int64_t paired_row(const upg_tensor *t, int64_t r) {
-    int64_t dim = t->rows / t->rope_heads, in_head = r % dim, half = dim / 2;
+// + 1. dim: rows of a head.
+static int64_t paired_row(int64_t dim, int64_t r) {
+    int64_t in_head = r % dim, half = dim / 2;
     return r - in_head + (in_head < half ? 2 * in_head : 2 * (in_head - half) + 1);
 }
 
@@ -45,6 +45,11 @@ void upg_tensor_floats(const upg_tensor *t, int64_t first, int64_t n, float *out
         stored_floats(t, first, n, out);
         return;
     }
-    for (int64_t r = 0; r < n / t->cols; r++)
-        stored_floats(t, paired_row(t, first / t->cols + r) * t->cols, t->cols, out + r * t->cols);
+    int64_t rows = t->rows, cols = t->cols;
+    if (rows == 1) { // a bias: its values are what a matrix's rows are
+        rows = cols;
+        cols = 1;
+    }
+    for (int64_t r = 0; r < n / cols; r++)
+        stored_floats(t, paired_row(rows / t->rope_heads, first / cols + r) * cols, cols, out + r * cols);
 }

@@ -2,16 +2,25 @@
 // file before it is used, and nothing is allocated beyond what the file's own bytes can fill. Specification: ggml's
 // docs/gguf.md.
 #include "format/gguf.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAGIC = 0x46554747, DEFAULT_ALIGNMENT = 32, MAX_ALIGNMENT = 1 << 20, MIN_VALUE = 13, MIN_TENSOR = 32 };
+enum {
+    MAGIC = 0x46554747,
+    DEFAULT_ALIGNMENT = 32,
+    MAX_ALIGNMENT = 1 << 20,
+    MAX_KEY = 65535,
+    MAX_NAME = 200,
+    MIN_VALUE = 13, // bytes that the shortest metadata and tensor take
+    MIN_TENSOR = 32,
+};
 
 bool upg_is_gguf(const uint8_t *data, size_t size) {
     return size >= 4 && upg_le32(data) == MAGIC;
 }
 
-// What is left to read; once `short_` is set every read gives zeros.
+// What is left to read; once `cut` is set every read gives zeros.
 typedef struct cursor {
     const uint8_t *p;
     size_t left;
@@ -48,19 +57,26 @@ static int type_size(uint32_t type) {
     return type < sizeof sizes / sizeof *sizes ? sizes[type] : -1;
 }
 
-// Skips `count` values of a scalar type or strings; -1 for another type.
-static int skip_values(cursor *c, uint32_t type, uint64_t count) {
-    int size = type_size(type);
-    if (size < 0 || type == UPG_GGUF_ARRAY) return -1;
+// Skips `count` values of a scalar type or strings.
+static void skip_values(cursor *c, uint32_t type, uint64_t count) {
     if (type != UPG_GGUF_STRING) {
-        if (count > c->left / (size_t)size) c->cut = true;
-        take(c, c->cut ? 0 : count * (uint64_t)size);
-        return 0;
+        uint64_t size = (uint64_t)type_size(type);
+        if (count > c->left / size) c->cut = true;
+        take(c, c->cut ? 0 : count * size);
+        return;
     }
     size_t n;
     for (uint64_t i = 0; i < count && !c->cut; i++) take_string(c, &n);
-    return 0;
 }
+
+static const char *key_problem(const upg_gguf_value *v) {
+    for (size_t i = 0; i < v->key_size; i++)
+        if (v->key[i] <= ' ' || v->key[i] > '~') return "a metadata key has a character that is not allowed";
+    return !v->key_size ? "a metadata key is empty" : v->key_size > MAX_KEY ? "a metadata key is too long" : NULL;
+}
+
+// A key as it is put in messages: as "%.*s".
+#define KEY(v) (int)((v)->key_size < 100 ? (v)->key_size : 100), (v)->key
 
 static int parse_value(upg_gguf_value *v, cursor *c, const char *path, upg_error *e) {
     v->key = take_string(c, &v->key_size);
@@ -70,22 +86,32 @@ static int parse_value(upg_gguf_value *v, cursor *c, const char *path, upg_error
         element = take32(c);
         v->count = take64(c);
     }
+    if (c->cut) return 0;
+    const char *problem = key_problem(v);
+    if (problem) return upg_fail(e, "%s: %s", path, problem);
+    if (type_size(element) < 0) return upg_fail(e, "%s: metadata '%.*s': type %u is unknown", path, KEY(v), element);
+    if (element == UPG_GGUF_ARRAY)
+        return upg_fail(e, "%s: metadata '%.*s': arrays of arrays are not implemented", path, KEY(v));
     v->type = (upg_gguf_type)type;
     v->element = (upg_gguf_type)element;
     v->data = c->p;
-    if (!c->cut && skip_values(c, element, v->count))
-        return upg_fail(e, "%s: metadata '%.*s': type %u is not implemented", path,
-                        (int)(v->key_size < 100 ? v->key_size : 100), v->key, element);
+    skip_values(c, element, v->count);
+    v->size = (size_t)(c->p - v->data);
+    for (size_t i = 0; element == UPG_GGUF_BOOL && i < v->size; i++)
+        if (v->data[i] > 1) return upg_fail(e, "%s: metadata '%.*s' is neither true nor false", path, KEY(v));
     return 0;
 }
 
 static int parse_tensor(upg_gguf_tensor *t, cursor *c, const char *path, upg_error *e) {
     t->name = take_string(c, &t->name_size);
     uint32_t rank = take32(c);
-    if (!c->cut && (rank < 1 || rank > 4 || t->name_size > 200 || memchr(t->name, 0, t->name_size)))
-        return upg_fail(e, "%s: a tensor has a bad name or %u dimensions", path, rank);
+    if (c->cut) return 0;
+    if (!t->name_size || t->name_size > MAX_NAME || memchr(t->name, 0, t->name_size))
+        return upg_fail(e, "%s: a tensor's name is empty, too long or has a NUL", path);
+    if (rank < 1 || rank > 4)
+        return upg_fail(e, "%s: tensor '%.*s' has %u dimensions", path, (int)t->name_size, t->name, rank);
     t->rank = (int)rank;
-    for (uint32_t i = 0; i < rank && !c->cut; i++) t->shape[i] = take64(c);
+    for (uint32_t i = 0; i < rank; i++) t->shape[i] = take64(c);
     t->type = take32(c);
     t->offset = take64(c);
     return 0;
@@ -98,7 +124,17 @@ static int by_key(const void *a, const void *b) {
 }
 
 const upg_gguf_value *upg_gguf_find(const upg_gguf *g, const char *key) {
-    upg_gguf_value wanted = {.key = key, .key_size = strlen(key)};
+    return upg_gguf_find_n(g, key, strlen(key));
+}
+
+const upg_gguf_value *upg_gguf_find_in(const upg_gguf *g, const char *arch, const char *key) {
+    char name[96];
+    snprintf(name, sizeof name, "%s.%s", arch, key);
+    return upg_gguf_find(g, name);
+}
+
+const upg_gguf_value *upg_gguf_find_n(const upg_gguf *g, const char *key, size_t size) {
+    upg_gguf_value wanted = {.key = key, .key_size = size};
     return bsearch(&wanted, g->values, g->n_values, sizeof *g->values, by_key);
 }
 
@@ -126,6 +162,13 @@ bool upg_gguf_number(const upg_gguf_value *v, double *x) {
     }
 }
 
+bool upg_gguf_text(const upg_gguf_value *v, const char **s, size_t *n) {
+    if (!v || v->type != UPG_GGUF_STRING) return false;
+    const uint8_t *at = v->data;
+    *s = upg_gguf_string(&at, n);
+    return true;
+}
+
 const char *upg_gguf_string(const uint8_t **at, size_t *n) {
     *n = (size_t)upg_le64(*at);
     const char *s = (const char *)*at + 8;
@@ -147,39 +190,47 @@ static int parse_lists(upg_gguf *g, cursor *c, uint64_t n_tensors, uint64_t n_va
     qsort(g->values, g->n_values, sizeof *g->values, by_key);
     for (size_t i = 1; i < g->n_values; i++)
         if (!by_key(&g->values[i - 1], &g->values[i]))
-            return upg_fail(e, "%s: metadata '%.*s' is there twice", g->path,
-                            (int)(g->values[i].key_size < 100 ? g->values[i].key_size : 100), g->values[i].key);
+            return upg_fail(e, "%s: metadata '%.*s' is there twice", g->path, KEY(&g->values[i]));
+    return 0;
+}
+
+static int check_version(const char *path, uint32_t version, upg_error *e) {
+    if (version && !(version & 0xffff)) return upg_fail(e, "%s: big-endian GGUF is not implemented", path);
+    if (version < 2 || version > 3)
+        return upg_fail(e, "%s: GGUF version %u is not implemented (2 and 3 are)", path, version);
+    return 0;
+}
+
+// The data area begins at the first multiple of the alignment behind the lists, at `end`.
+static int find_data(upg_gguf *g, const uint8_t *data, size_t end, size_t size, upg_error *e) {
+    const upg_gguf_value *v = upg_gguf_find(g, "general.alignment");
+    double alignment = DEFAULT_ALIGNMENT;
+    if (v && (v->type == UPG_GGUF_F32 || v->type == UPG_GGUF_F64 || !upg_gguf_number(v, &alignment))) alignment = 0;
+    uint64_t unit = alignment >= 1 && alignment <= MAX_ALIGNMENT ? (uint64_t)alignment : 0;
+    if (!unit || unit & (unit - 1))
+        return upg_fail(e, "%s: general.alignment is no power of two of at most %d", g->path, MAX_ALIGNMENT);
+    uint64_t start = ((uint64_t)end + unit - 1) & ~(unit - 1);
+    if (start > size) start = size;
+    g->data = data + start;
+    g->data_size = size - (size_t)start;
+    for (size_t i = 0; i < g->n_tensors; i++)
+        if (g->tensors[i].offset % unit)
+            return upg_fail(e, "%s: tensor '%.*s' does not start at a multiple of %d", g->path,
+                            (int)g->tensors[i].name_size, g->tensors[i].name, (int)unit);
     return 0;
 }
 
 int upg_gguf_parse(upg_gguf *g, const uint8_t *data, size_t size, const char *path, upg_error *e) {
     *g = (upg_gguf){.path = path};
-    cursor c = {data, size, false};
-    take32(&c);
+    if (!upg_is_gguf(data, size)) return upg_fail(e, "%s: not a GGUF file", path);
+    cursor c = {data + 4, size - 4, false};
     uint32_t version = take32(&c);
+    if (!c.cut && check_version(path, version, e)) return -1;
     uint64_t n_tensors = take64(&c), n_values = take64(&c);
     if (c.cut) return upg_fail(e, "%s: the file is cut short", path);
-    if (version < 2 || version > 3)
-        return upg_fail(e, "%s: GGUF version %u is not implemented (2 and 3 are)", path, version);
-    double alignment = DEFAULT_ALIGNMENT;
-    int rc = parse_lists(g, &c, n_tensors, n_values, e);
-    if (!rc && upg_gguf_find(g, "general.alignment") &&
-        !upg_gguf_number(upg_gguf_find(g, "general.alignment"), &alignment))
-        alignment = 0;
-    uint64_t unit = alignment >= 1 && alignment <= MAX_ALIGNMENT ? (uint64_t)alignment : 0;
-    if (!rc && (!unit || unit & (unit - 1))) rc = upg_fail(e, "%s: general.alignment is not a power of two", path);
-    if (!rc) {
-        uint64_t start = ((uint64_t)(c.p - data) + unit - 1) & ~(unit - 1);
-        if (start > size) start = size;
-        g->data = data + start;
-        g->data_size = size - (size_t)start;
-        for (size_t i = 0; !rc && i < g->n_tensors; i++)
-            if (g->tensors[i].offset % unit)
-                rc = upg_fail(e, "%s: tensor '%.*s' is not aligned", path, (int)g->tensors[i].name_size,
-                              g->tensors[i].name);
-    }
-    if (rc) upg_gguf_free(g);
-    return rc;
+    if (!parse_lists(g, &c, n_tensors, n_values, e) && !find_data(g, data, (size_t)(c.p - data), size, e)) return 0;
+    upg_gguf_free(g);
+    return -1;
 }
 
 void upg_gguf_free(upg_gguf *g) {
