@@ -127,8 +127,7 @@ static int open_model(upg_weights *w, const upg_gguf *g, upg_error *e) {
         if (memchr(text, 0, n)) return upg_fail(e, "%s: the chat template contains a NUL", g->path);
         if (!(w->chat_template = upg_strdup(text, n, e))) return -1;
     }
-    if (!upg_gguf_find(g, "tokenizer.ggml.model")) return 0;
-    return (w->tokenizer_json = upg_gguf_tokenizer(g, e)) ? 0 : -1;
+    return upg_gguf_read_tokenizer(w, g, e);
 }
 
 int upg_gguf_open(upg_weights *w, upg_file *file, upg_error *e) {

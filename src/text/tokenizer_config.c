@@ -98,10 +98,7 @@ static int by_id(const void *x, const void *y) {
     return (a > b) - (a < b);
 }
 
-// The id that a key of added_tokens_decoder writes in decimal, or -1.
-static int32_t key_id(yyjson_val *key) {
-    const char *s = yyjson_get_str(key);
-    size_t n = yyjson_get_len(key);
+int32_t upg_decimal_id(const char *s, size_t n) {
     int32_t id = 0;
     for (size_t i = 0; i < n; i++) {
         if (s[i] < '0' || s[i] > '9' || i > 6) return -1;
@@ -140,12 +137,48 @@ int upg_read_added_decoder(upg_tokenizer *t, yyjson_val *config, upg_error *e) {
     if (!yyjson_is_obj(list)) return upg_fail(e, CONFIG ": added_tokens_decoder is not an object");
     size_t n = (size_t)t->n_added + yyjson_obj_size(list), i, max;
     if (n > UPG_MAX_ADDED) return upg_fail(e, "tokenizer: more than %d added tokens", UPG_MAX_ADDED);
+    if (!n) return 0;
     upg_added *added = upg_resize(t->added, n, sizeof *added, e);
     if (!added) return -1;
     t->added = added;
     for (i = 0; i < (size_t)t->n_added; i++) added[i].flags |= UPG_ADDED_OVERRULED;
-    yyjson_obj_foreach(list, i, max, key, token) if (upg_add_added(t, token, key_id(key), e)) return -1;
+    yyjson_obj_foreach(
+        list, i, max, key,
+        token) if (upg_add_added(t, token, upg_decimal_id(yyjson_get_str(key), yyjson_get_len(key)), e)) return -1;
     return merge_added(t, e);
+}
+
+int upg_count_tokens(upg_tokenizer *t, int32_t size, size_t n, yyjson_val *config, size_t *total, upg_error *e) {
+    yyjson_val *list = yyjson_obj_get(config, "added_tokens_decoder"), *key, *token;
+    size_t i, max, n_added = yyjson_is_obj(list) ? yyjson_obj_size(list) : 0;
+    t->size = size;
+    yyjson_obj_foreach(list, i, max, key, token) {
+        int32_t id = upg_decimal_id(yyjson_get_str(key), yyjson_get_len(key));
+        if (id >= t->size) t->size = id + 1;
+        *total += yyjson_get_len(yyjson_obj_get(token, "content"));
+    }
+    // Memory follows the largest id, so that must follow the size of the files.
+    if ((size_t)t->size > 65536 + 4 * (n + n_added))
+        return upg_fail(e, "tokenizer: ids go up to %d for %zu tokens", (int)t->size - 1, n + n_added);
+    return 0;
+}
+
+int upg_place_added(upg_tokenizer *t, int32_t first, upg_error *e) {
+    int32_t next = first;
+    for (int32_t i = 0; i < t->n_added; i++) { // they are in order of ids
+        const upg_added *a = &t->added[i];
+        if (a->id < first) {
+            if (!t->flags[a->id]) return upg_fail(e, "tokenizer: added token %d is no token", (int)a->id);
+            continue;
+        }
+        for (; next <= a->id; next++) t->offset[next + 1] = t->offset[next];
+        uint8_t *out = t->bytes + t->offset[a->id];
+        memcpy(out, a->content, a->size);
+        t->offset[a->id + 1] += a->size;
+        t->flags[a->id] = UPG_TOKEN_ADDED;
+    }
+    for (; next < t->size; next++) t->offset[next + 1] = t->offset[next];
+    return 0;
 }
 
 // --- Roles ---

@@ -62,13 +62,13 @@ int upg_tokenizer_index_tokens(upg_tokenizer *t, upg_error *e) {
     return 0;
 }
 
-// Whether the characters of a token are tokens. Without that it could come from characters that are none, as it does in
-// SentencePiece, and the pairs below would not be all there are.
+// Whether the characters (bytes) of a token are tokens. Without that it could come from characters that are none, as it
+// does in SentencePiece, and the pairs below would not be all there are.
 static bool has_characters(const upg_tokenizer *t, int32_t id) {
     const uint8_t *p = t->bytes + t->offset[id];
     uint32_t n = upg_token_size(t, id), cp;
     for (uint32_t i = 0, len; i < n; i += len) {
-        len = (uint32_t)upg_utf8_decode(p + i, n - i, &cp);
+        len = t->spm.on ? (uint32_t)upg_utf8_decode(p + i, n - i, &cp) : 1;
         if (upg_piece_find(t, p + i, len) < 0) return false;
     }
     return true;

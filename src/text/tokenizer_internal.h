@@ -182,6 +182,10 @@ int upg_alloc_tokens(upg_tokenizer *t, size_t total, upg_error *e); // bytes, of
 // For files that list no added tokens: those of the configuration's added_tokens_decoder are appended to t->added, or
 // change the flags of the ones with their ids.
 int upg_read_added_decoder(upg_tokenizer *t, yyjson_val *config, upg_error *e);
+// t->size for n tokens with ids below size and those of added_tokens_decoder, whose bytes are added to total.
+int upg_count_tokens(upg_tokenizer *t, int32_t size, size_t n, yyjson_val *config, size_t *total, upg_error *e);
+int upg_place_added(upg_tokenizer *t, int32_t first, upg_error *e); // lays out those with ids from first to size - 1
+int32_t upg_decimal_id(const char *s, size_t n);                    // -1 if s is no id
 // What the configuration says about BOS, EOS and the other roles.
 int upg_read_roles(upg_tokenizer *t, yyjson_val *config, upg_error *e);
 static inline void upg_clear_roles(upg_tokenizer *t) {
