@@ -81,22 +81,29 @@ int upg_spm_byte(const char *s, size_t n) {
     return high < 0 || low < 0 ? -1 : high << 4 | low;
 }
 
-int upg_spm_index(upg_tokenizer *t, upg_error *e) {
-    upg_spm *s = &t->spm;
+int upg_spm_index_tokens(upg_tokenizer *t, upg_error *e) {
     for (int b = 0; b < 256; b++) t->byte_id[b] = -1;
-    for (int b = 0; b < 128; b++) s->ascii_id[b] = upg_piece_find(t, &(uint8_t){(uint8_t)b}, 1);
-    s->cut = s->ascii_id[' '] >= 0 && !t->ignore_merges; // which looks up whole stretches
+    for (int b = 0; b < 128; b++) t->spm.ascii_id[b] = upg_piece_find(t, &(uint8_t){(uint8_t)b}, 1);
     for (int32_t id = 0; id < t->size; id++) {
-        const uint8_t *p = t->bytes + t->offset[id];
-        uint32_t n = upg_token_size(t, id);
-        if (t->flags[id] & UPG_TOKEN_BYTE) {
-            if (n != 1 || t->byte_id[*p] >= 0)
-                return upg_fail(e, "tokenizer: token %d is the second for its byte", (int)id);
-            t->byte_id[*p] = id;
-        }
-        if (!(t->flags[id] & UPG_TOKEN_MODEL)) continue;
-        for (uint32_t i = 1; i < n; i++)
-            if (p[i] == ' ' && p[i - 1] != ' ') s->cut = false;
+        if (!(t->flags[id] & UPG_TOKEN_BYTE)) continue;
+        uint8_t byte = t->bytes[t->offset[id]];
+        if (upg_token_size(t, id) != 1 || t->byte_id[byte] >= 0)
+            return upg_fail(e, "tokenizer: token %d is the second for its byte", (int)id);
+        t->byte_id[byte] = id;
     }
     return 0;
+}
+
+bool upg_spm_can_cut(const upg_tokenizer *t) {
+    bool all_bytes = t->spm.byte_fallback;
+    for (int b = 0; b < 256; b++) all_bytes = all_bytes && t->byte_id[b] >= 0;
+    // Characters that are left out bring together what stands around them; ignore_merges looks up whole stretches.
+    if (t->spm.ascii_id[' '] < 0 || (t->spm.unk < 0 && !all_bytes) || t->ignore_merges) return false;
+    for (int32_t id = 0; id < t->size; id++) {
+        const uint8_t *p = t->bytes + t->offset[id];
+        if (!(t->flags[id] & UPG_TOKEN_MODEL)) continue;
+        for (uint32_t i = 1; i < upg_token_size(t, id); i++)
+            if (p[i] == ' ' && p[i - 1] != ' ') return false;
+    }
+    return true;
 }

@@ -57,7 +57,7 @@ int upg_tokenizer_index_tokens(upg_tokenizer *t, upg_error *e) {
         if (probes > MAX_PROBES) return upg_fail(e, "tokenizer: the vocabulary is made to collide");
         *s = (upg_piece_slot){tag, id};
     }
-    if (t->spm.on) return upg_spm_index(t, e);
+    if (t->spm.on) return upg_spm_index_tokens(t, e);
     index_bytes(t);
     return 0;
 }
@@ -191,6 +191,7 @@ int upg_tokenizer_index(upg_tokenizer *t, upg_error *e) {
         if (t->added[i].flags & UPG_ADDED_SPECIAL) t->flags[t->added[i].id] |= UPG_TOKEN_SPECIAL;
         if (index_match(t, &t->added[i], e)) return -1;
     }
+    t->spm.cut = t->spm.on && upg_spm_can_cut(t);
     if (check_special(t, e) || index_pairs(t, e) || index_whole(t, e)) return -1;
     return upg_matcher_build(&t->before_nfc, t, false, e) || upg_matcher_build(&t->after_nfc, t, true, e) ? -1 : 0;
 }

@@ -166,8 +166,9 @@ void upg_spm_spaces(const uint8_t *text, size_t n, bool prefix, upg_buf *out);
 size_t upg_spm_piece(const upg_spm *s, const uint8_t *p, size_t n); // bytes of the first piece of p[0..n), n > 0
 // The tokens merging starts from, at most n; returns how many.
 size_t upg_spm_characters(const upg_tokenizer *t, const uint8_t *p, size_t n, bool special, int32_t *id);
-int upg_spm_byte(const char *s, size_t n);         // the byte that <0xNN> spells, or -1
-int upg_spm_index(upg_tokenizer *t, upg_error *e); // what is derived, and byte_id
+int upg_spm_byte(const char *s, size_t n);                // the byte that <0xNN> spells, or -1
+int upg_spm_index_tokens(upg_tokenizer *t, upg_error *e); // byte_id and spm.ascii_id
+bool upg_spm_can_cut(const upg_tokenizer *t);             // spm.cut
 
 // tokenizer_config.c: what the readers of files share.
 bool upg_json_absent(yyjson_val *v);
