@@ -113,8 +113,10 @@ static int read_ranks(upg_tokenizer *t, const char *text, size_t size, yyjson_va
     if (!rc) rc = upg_read_added_decoder(t, config, e);
     if (!rc) rc = upg_place_added(t, n_ranks, e);
     free(entries);
-    if (rc || upg_tokenizer_index_tokens(t, e) || upg_tokenizer_derive_merges(t, e) || upg_tokenizer_index(t, e))
-        return -1;
+    if (rc || upg_tokenizer_index_tokens(t, e)) return -1;
+    for (int b = 0; b < 256; b++)
+        if (t->byte_id[b] < 0) return upg_fail(e, "rank file: byte 0x%02x has no token", (unsigned)b);
+    if (upg_tokenizer_derive_merges(t, e) || upg_tokenizer_index(t, e)) return -1;
     return config ? upg_read_roles(t, config, e) : 0;
 }
 

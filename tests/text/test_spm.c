@@ -3,37 +3,6 @@
 #include "tokenizer_helpers.h"
 #include "text/tokenizer_internal.h"
 
-static yyjson_doc *read_spm(void) {
-    yyjson_doc *doc = read_json("tests/vectors/spm.json");
-    assert_non_null(doc);
-    return doc;
-}
-
-static upg_buf spm_json(yyjson_val *vectors, yyjson_val *c) {
-    upg_buf b = {0};
-    size_t i, max;
-    yyjson_val *key, *value;
-    upg_buf_str(&b, "{");
-    yyjson_obj_foreach(get(c, "spec"), i, max, key, value) {
-        upg_buf_fmt(&b, "\"%s\":", yyjson_get_str(key));
-        add_json(&b, value);
-        upg_buf_str(&b, ",");
-    }
-    upg_buf_str(&b, "\"model\":{");
-    yyjson_obj_foreach(get(c, "model"), i, max, key, value) {
-        upg_buf_fmt(&b, "\"%s\":", yyjson_get_str(key));
-        add_json(&b, value);
-        upg_buf_str(&b, ",");
-    }
-    upg_buf_str(&b, "\"vocab\":");
-    add_json(&b, get(vectors, "vocab"));
-    upg_buf_str(&b, ",\"merges\":");
-    add_json(&b, get(vectors, "merges"));
-    upg_buf_str(&b, "}}");
-    assert_false(b.failed);
-    return b;
-}
-
 static upg_tokenizer *load_spm(yyjson_val *vectors, const char *name) {
     size_t i, max;
     yyjson_val *c;
