@@ -42,12 +42,12 @@ typedef struct entry {
 } entry;
 
 // Finds the line's parts; false if it is not a token and a rank.
-static bool read_line(const char *line, size_t n, entry *entry_, int32_t *rank) {
+static bool read_line(const char *line, size_t n, entry *found, int32_t *rank) {
     if (n && line[n - 1] == '\r') n--;
     const char *space = memchr(line, ' ', n);
     if (!space || space == line) return false;
-    *entry_ = (entry){line, (size_t)(space - line)};
-    *rank = upg_decimal_id(space + 1, n - entry_->n - 1);
+    *found = (entry){line, (size_t)(space - line)};
+    *rank = upg_decimal_id(space + 1, n - found->n - 1);
     return *rank >= 0;
 }
 
