@@ -289,7 +289,7 @@ static int run(int argc, char **argv) {
                               .seed = (uint64_t)(upg_now() * 1e6)}};
     int status = parse(argc, argv, &o);
     if (status >= 0) return status;
-    generation g = {.o = &o};
+    generation g = {.o = &o, .detokenizer = {.midway = true}}; // the answer goes on where the prompt ends
     upg_error e = {0};
     cli_catch_interrupt();
     status = open_all(&g, &e) || generate(&g, &e) || finish(&g, &e) ? cli_failed(&e) : CLI_OK;

@@ -7,27 +7,22 @@
 #include <string.h>
 
 static const char help[] =
-    "usage: upg tokenize MODEL|tokenizer.json [--special] [--decode]\n\n"
+    "usage: upg tokenize MODEL [--special] [--decode]\n\n"
     "Reads standard input byte for byte and prints its token ids on one line. Nothing is added (no BOS or EOS), and no "
     "text becomes\n"
-    "a control token unless --special is given.\n\n"
+    "a control token unless --special is given. MODEL need not have weights: a folder, a GGUF vocabulary, a "
+    "tokenizer.json,\n"
+    "tokenizer.model or X.tiktoken will do.\n\n"
     "  --special    names of control tokens in the text become control tokens; with --decode they are printed\n"
     "  --decode     read ids, print text\n";
 
 enum { OPT_SPECIAL = 256, OPT_DECODE };
 
-// Only the tokenizer is opened, so that a large model's weights need not be well.
+// Only the tokenizer is opened: a large model's weights need not be well, or there.
 static upg_tokenizer *open_tokenizer(const char *path, upg_error *e) {
-    size_t n = strlen(path), size = 0;
     upg_tokenizer *t = NULL;
-    if (n > 5 && !strcmp(path + n - 5, ".json")) {
-        char *json = upg_read_text(path, 64u << 20, &size, e);
-        if (json) t = upg_tokenizer_from_json(json, size, NULL, e);
-        free(json);
-        return t;
-    }
     upg_weights w;
-    if (upg_weights_open(&w, path, e)) return NULL;
+    if (upg_weights_open_tokenizer(&w, path, e)) return NULL;
     if (!upg_weights_tokenizer(&w, &t, e) && !t) upg_fail(e, "%s: has no tokenizer", path);
     upg_weights_close(&w);
     return t;
@@ -78,7 +73,7 @@ static int run(int argc, char **argv) {
             decoding = true;
         else
             return cli_bad_option(&cli_tokenize, c);
-    if (optind + 1 != argc) return cli_usage(&cli_tokenize, "give one model or tokenizer.json");
+    if (optind + 1 != argc) return cli_usage(&cli_tokenize, "give one model or tokenizer");
     upg_error e = {0};
     size_t n = 0;
     upg_tokenizer *t = open_tokenizer(argv[optind], &e);

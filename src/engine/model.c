@@ -19,6 +19,11 @@ int upg_weights_tokenizer(const upg_weights *w, upg_tokenizer **tokenizer, upg_e
         *tokenizer = upg_tokenizer_unpack(packed->data, packed->bytes, e);
     else if (w->tokenizer_json)
         *tokenizer = upg_tokenizer_from_json(w->tokenizer_json, strlen(w->tokenizer_json), w->tokenizer_config, e);
+    else if (w->tokenizer_data && !strcmp(w->tokenizer_name, "tokenizer.model"))
+        *tokenizer = upg_tokenizer_from_spm(w->tokenizer_data, w->tokenizer_size, w->tokenizer_config, e);
+    else if (w->tokenizer_data)
+        *tokenizer =
+            upg_tokenizer_from_ranks(w->tokenizer_name, w->tokenizer_data, w->tokenizer_size, w->tokenizer_config, e);
     else
         return 0;
     return *tokenizer ? 0 : -1;

@@ -97,8 +97,10 @@ bool upg_gguf_rename(const upg_gguf_arch *a, const upg_gguf_tensor *t, char out[
 // gguf_config.c, gguf_tokenizer.c: the metadata as JSON texts that the caller frees; NULL with a message on failure.
 // w: the model's tensors.
 char *upg_gguf_config(const upg_gguf *g, const upg_gguf_arch *a, const upg_weights *w, upg_error *e);
-char *upg_gguf_tokenizer(const upg_gguf *g, upg_error *e); // NULL without a message if the file has no tokenizer
+char *upg_gguf_tokenizer(const upg_gguf *g, upg_error *e); // tokenizer.json of model gpt2
 enum { UPG_GGUF_CONTROL = 3 };                             // a token_type
+// gguf_sentencepiece.c: the texts of w that the tokenizer is made from; none if the file has no tokenizer.
+int upg_gguf_read_tokenizer(upg_weights *w, const upg_gguf *g, upg_error *e);
 // A token id; one that is no small whole number is taken as -1, which the config's reader refuses or takes as none.
 bool upg_gguf_token_id(const upg_gguf *g, const char *key, int64_t *id); // false if the key is absent
 char *upg_gguf_written(yyjson_mut_doc *d, bool ok, upg_error *e);        // d as text if ok; frees d

@@ -144,8 +144,7 @@ static int open_model(upg_weights *w, const upg_gguf *parts, size_t n, upg_error
     if (!a || upg_gguf_check_parts(parts, n, e) || check_general(g, e) || collect_all(w, parts, n, a, e)) return -1;
     if (!(w->config = upg_gguf_config(g, a, w, e)) || read_template(w, g, e)) return -1;
     drop_rope_tensors(w);
-    if (!upg_gguf_find(g, "tokenizer.ggml.model")) return 0;
-    return (w->tokenizer_json = upg_gguf_tokenizer(g, e)) ? 0 : -1;
+    return upg_gguf_read_tokenizer(w, g, e);
 }
 
 int upg_gguf_open_parts(upg_weights *w, upg_file *files, size_t n, upg_error *e) {

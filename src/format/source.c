@@ -83,6 +83,7 @@ static int read_texts(upg_weights *w, const char *folder, upg_error *e) {
             rc = -1;
     }
     yyjson_doc_free(doc);
+    if (!rc && !w->tokenizer_json) rc = upg_source_tokenizer(w, folder, e);
     return rc;
 }
 

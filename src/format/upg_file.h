@@ -30,6 +30,10 @@ int upg_source_open_folder(upg_weights *w, const char *folder, upg_error *e);
 int upg_source_open_file(upg_weights *w, upg_file *file, upg_safetensors *st, upg_error *e);
 int upg_read_open_file(upg_weights *w, upg_file *file, upg_safetensors *st, upg_error *e);
 
+// tokenizer_source.c: w->tokenizer_data or tokenizer_json from what a folder without a tokenizer.json has instead, if
+// it has; w->tokenizer_config is read already.
+int upg_source_tokenizer(upg_weights *w, const char *folder, upg_error *e);
+
 // Orders w->tensors by name; -1 if two have one.
 int upg_weights_sort(upg_weights *w, const char *name, upg_error *e);
 bool upg_encoding_is_rotated(upg_encoding encoding); // has row scales

@@ -70,6 +70,8 @@ void upg_weights_close(upg_weights *w) {
     free(w->config);
     free(w->generation_config);
     free(w->tokenizer_json);
+    free(w->tokenizer_data);
+    free(w->tokenizer_name);
     free(w->tokenizer_config);
     free(w->chat_template);
     free(w->report);

@@ -35,6 +35,9 @@ typedef struct upg_weights {
     char *config;            // JSON text with the keys of a Hugging Face config.json; NUL-terminated
     char *generation_config; // JSON text or NULL (in a .upg it is folded into config)
     char *tokenizer_json;    // text of tokenizer.json, or NULL (a .upg has the BYTES tensor "tokenizer" instead)
+    char *tokenizer_data;    // without a tokenizer_json: another file the tokenizer is made from, or NULL
+    size_t tokenizer_size;   // bytes of it; a NUL follows them
+    char *tokenizer_name;    // its name: tokenizer.model (SentencePiece) or X.tiktoken (ranks)
     char *tokenizer_config;  // text of tokenizer_config.json, or NULL
     char *chat_template;     // or NULL
     char *report;            // .upg: JSON text of the compression report, or NULL
@@ -48,6 +51,9 @@ typedef struct upg_weights {
 // model.safetensors or model.safetensors.index.json. What the format or we do not allow is one clear line naming the
 // file and tensor, type or key.
 int upg_weights_open(upg_weights *w, const char *path, upg_error *e);
+// Only what the tokenizer is made from: of any of these, or of less: a folder or GGUF file without tensors, a
+// tokenizer.json, tokenizer.model or X.tiktoken.
+int upg_weights_open_tokenizer(upg_weights *w, const char *path, upg_error *e);
 // A .upg image already in memory, which must outlive w. name is for messages.
 int upg_weights_open_memory(upg_weights *w, const uint8_t *data, size_t size, const char *name, upg_error *e);
 void upg_weights_close(upg_weights *w);

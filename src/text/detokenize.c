@@ -1,6 +1,6 @@
 // Ids to text, one at a time. The bytes of an unfinished character wait in the detokenizer; what cannot become one any
 // more is written as U+FFFD, one for each maximal subpart (Unicode 15, section 3.9), so output is always well-formed.
-#include "text/tokenizer.h"
+#include "text/tokenizer_internal.h"
 
 // How many bytes a character has that starts with b; 0 if none does.
 static int char_size(uint8_t b) {
@@ -39,6 +39,9 @@ void upg_detokenizer_push(upg_detokenizer *d, const upg_tokenizer *t, int32_t id
     if (!special && upg_tokenizer_is_special(t, id)) return;
     size_t n;
     const uint8_t *p = (const uint8_t *)upg_tokenizer_bytes(t, id, &n);
+    if (!n) return;
+    if (t->spm.strip_space && !d->midway && *p == ' ') p++, n--;
+    d->midway = true;
     for (size_t i = 0, run; i < n; i += run) {
         for (run = 0; !d->n_pending && i + run < n && p[i + run] < 0x80;) run++;
         if (run)

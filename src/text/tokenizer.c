@@ -1,6 +1,7 @@
 // Encoding and the small questions about a tokenizer. Text flows through four steps, each handing its pieces to the
 // next without lists in between: added tokens are cut out, the rest is normalised, added tokens that match normalised
-// text are cut out, and what remains is cut by the stages of the pre-tokenizer into pieces that BPE turns into ids.
+// text are cut out, and what remains is cut by the stages of the pre-tokenizer (or, of SentencePiece's kind, at spaces)
+// into pieces that BPE turns into ids.
 #include "text/tokenizer_internal.h"
 #include "text/unicode.h"
 #include <stdlib.h>
@@ -30,6 +31,8 @@ void upg_ids_free(upg_ids *ids) {
 typedef struct encoder {
     const upg_tokenizer *t;
     bool special;
+    bool at_start; // of the text: the part that is being encoded begins there
+    const uint8_t *text, *part;
     upg_ids *out;
     upg_error *e;
     upg_bpe bpe;
@@ -71,25 +74,53 @@ static int encode_token(void *context, int32_t id) {
     return upg_ids_add(c->out, id, c->e);
 }
 
+static int encode_spm(encoder *c, const uint8_t *p, size_t n) {
+    const upg_spm *s = &c->t->spm;
+    if (s->metaspace != UPG_METASPACE_NONE) {
+        bool has_space = *p == ' ' || (n >= 3 && !memcmp(p, "\xE2\x96\x81", 3));
+        bool prefix = !has_space && (s->metaspace == UPG_METASPACE_ALWAYS ||
+                                     (s->metaspace == UPG_METASPACE_FIRST && c->at_start && p == c->part));
+        c->prefixed.size = 0;
+        upg_spm_spaces(p, n, prefix, &c->prefixed);
+        if (upg_buf_check(&c->prefixed, c->e)) return -1;
+        p = (const uint8_t *)c->prefixed.data;
+        n = c->prefixed.size;
+    }
+    for (size_t i = 0, len; i < n; i += len) {
+        len = upg_spm_piece(s, p + i, n - i);
+        if (encode_piece(c, p + i, len)) return -1;
+    }
+    return 0;
+}
+
 static int encode_text(void *context, const uint8_t *p, size_t n) {
-    return encode_stage(context, 0, p, n);
+    encoder *c = context;
+    return c->t->spm.on ? encode_spm(c, p, n) : encode_stage(c, 0, p, n);
+}
+
+int upg_normalize(const upg_tokenizer *t, const uint8_t *p, size_t n, upg_buf *out, upg_error *e) {
+    if (t->nfc) return upg_nfc(p, n, out, e);
+    upg_spm_spaces(p, n, t->spm.prepend && n, out);
+    return upg_buf_check(out, e);
 }
 
 static int encode_part(void *context, const uint8_t *p, size_t n) {
     encoder *c = context;
-    if (c->t->nfc) {
+    c->at_start = p == c->text;
+    if (c->t->nfc || c->t->spm.replace) {
         c->normalized.size = 0;
-        if (upg_nfc(p, n, &c->normalized, c->e)) return -1;
+        if (upg_normalize(c->t, p, n, &c->normalized, c->e)) return -1;
         p = (const uint8_t *)c->normalized.data;
         n = c->normalized.size;
     }
+    c->part = p;
     upg_match_sink sink = {c, encode_text, encode_token};
     return upg_matcher_split(&c->t->after_nfc, p, n, c->special, &sink);
 }
 
 int upg_tokenizer_encode(const upg_tokenizer *t, const char *text, size_t n, bool special, upg_ids *out, upg_error *e) {
     size_t size = out->size;
-    encoder c = {.t = t, .special = special, .out = out, .e = e};
+    encoder c = {.t = t, .special = special, .text = (const uint8_t *)text, .out = out, .e = e};
     upg_match_sink sink = {&c, encode_part, encode_token};
     int rc = n ? upg_matcher_split(&t->before_nfc, (const uint8_t *)text, n, special, &sink) : 0;
     if (rc) out->size = size;
@@ -105,6 +136,14 @@ int32_t upg_tokenizer_size(const upg_tokenizer *t) {
 
 int32_t upg_tokenizer_bos(const upg_tokenizer *t) {
     return t->bos;
+}
+
+bool upg_tokenizer_adds_eos(const upg_tokenizer *t) {
+    return t->add_eos;
+}
+
+int32_t upg_tokenizer_role(const upg_tokenizer *t, upg_token_role role) {
+    return t->role[role];
 }
 
 int32_t upg_tokenizer_find(const upg_tokenizer *t, const char *special) {
@@ -139,6 +178,7 @@ void upg_tokenizer_free(upg_tokenizer *t) {
     free(t->offset);
     free(t->flags);
     free(t->merges);
+    free(t->rank);
     free(t->pieces);
     free(t->pairs);
     free(t);

@@ -1,8 +1,8 @@
-// Reading tokenizer.json (Hugging Face's tokenizers, version "1.0") and what tokenizer_config.json says about BOS.
+// Reading tokenizer.json (Hugging Face's tokenizers, version "1.0").
 //
 // The rule of this file: what it accepts behaves as in that library; whatever would need something else is refused by
-// name. Tokens are spelled there in an alphabet of 256 printable characters, one for each byte (GPT-2's
-// bytes_to_unicode).
+// name. Byte-level tokens are spelled there in an alphabet of 256 printable characters, one for each byte (GPT-2's
+// bytes_to_unicode); those of SentencePiece's kind are plain text with U+2581 for spaces.
 #include "text/tokenizer_internal.h"
 #include "text/unicode.h"
 #include "yyjson.h"
@@ -26,32 +26,7 @@ static bool is_type(yyjson_val *v, const char *type) {
     return yyjson_equals_str(yyjson_obj_get(v, "type"), type);
 }
 
-static bool absent(yyjson_val *v) {
-    return !v || yyjson_is_null(v);
-}
-
 // --- Vocabulary ---
-
-// The byte that a character of the alphabet stands for, or -1.
-static int alphabet_byte(uint32_t c) {
-    if ((c >= 0x21 && c <= 0x7E) || (c >= 0xA1 && c <= 0xAC) || (c >= 0xAE && c <= 0xFF)) return (int)c;
-    if (c < 256 || c > 256 + 67) return -1;
-    uint32_t k = c - 256; // the others, in order: 0x00..0x20, 0x7F..0xA0, 0xAD
-    return (int)(k <= 0x20 ? k : k < 67 ? k - 33 + 0x7F : 0xAD);
-}
-
-// Writes the bytes that s[0..n) spells, at most n, and returns how many; -1 if a character is not of the alphabet.
-static int64_t spelled_bytes(const char *s, size_t n, uint8_t *out) {
-    int64_t size = 0;
-    for (size_t i = 0; i < n;) {
-        uint32_t cp;
-        i += (size_t)upg_utf8_decode((const uint8_t *)s + i, n - i, &cp);
-        int b = alphabet_byte(cp);
-        if (b < 0) return -1;
-        out[size++] = (uint8_t)b;
-    }
-    return size;
-}
 
 typedef struct spelling {
     const char *s;
@@ -70,24 +45,8 @@ static int by_content(const void *x, const void *y) {
     return order ? order : (a->size > b->size) - (a->size < b->size);
 }
 
-static int32_t read_id(yyjson_val *v) {
-    return yyjson_is_uint(v) && yyjson_get_uint(v) < UPG_MAX_IDS ? (int32_t)yyjson_get_uint(v) : -1;
-}
-
-static int read_added_flags(yyjson_val *token, uint8_t *flags, upg_error *e) {
-    static const char *const names[] = {"single_word", "lstrip", "rstrip", "normalized", "special"};
-    *flags = 0;
-    for (int k = 0; k < 5; k++) {
-        yyjson_val *v = yyjson_obj_get(token, names[k]);
-        if (!yyjson_is_bool(v)) return upg_fail(e, "tokenizer: added token without %s", names[k]);
-        if (yyjson_get_bool(v)) *flags |= (uint8_t)(1 << k);
-    }
-    return 0;
-}
-
-// Tokens with no text never match and are left out, as in the library.
 static int read_added(upg_tokenizer *t, yyjson_val *list, upg_error *e) {
-    if (absent(list)) return 0;
+    if (upg_json_absent(list)) return 0;
     if (!yyjson_is_arr(list)) return upg_fail(e, "tokenizer: added_tokens is not an array");
     if (yyjson_arr_size(list) > UPG_MAX_ADDED)
         return upg_fail(e, "tokenizer: more than %d added tokens", UPG_MAX_ADDED);
@@ -96,17 +55,7 @@ static int read_added(upg_tokenizer *t, yyjson_val *list, upg_error *e) {
     size_t i, max;
     yyjson_val *token;
     yyjson_arr_foreach(list, i, max, token) {
-        yyjson_val *content = yyjson_obj_get(token, "content");
-        upg_added a = {.id = read_id(yyjson_obj_get(token, "id")), .size = (uint32_t)yyjson_get_len(content)};
-        if (!yyjson_is_str(content) || a.id < 0)
-            return upg_fail(e, "tokenizer: added token %zu has no content or id", i);
-        if (yyjson_get_len(content) > UPG_MAX_ADDED_BYTES)
-            return upg_fail(e, "tokenizer: added token %d is longer than %d bytes", (int)a.id, UPG_MAX_ADDED_BYTES);
-        if (read_added_flags(token, &a.flags, e)) return -1;
-        if (!a.size) continue;
-        a.content = upg_strdup(yyjson_get_str(content), a.size, e);
-        if (!a.content) return -1;
-        t->added[t->n_added++] = a;
+        if (upg_add_added(t, token, upg_json_id(yyjson_obj_get(token, "id")), e)) return -1;
     }
     return 0;
 }
@@ -141,7 +90,7 @@ static int check_vocab(upg_tokenizer *t, yyjson_val *vocab, added_ref *refs, upg
     int32_t last = -1;
     yyjson_val *key, *value;
     yyjson_obj_foreach(vocab, i, max, key, value) {
-        int32_t id = read_id(value);
+        int32_t id = upg_json_id(value);
         if (id < 0)
             return upg_fail(e, "tokenizer: the id of '%.*s' is not in 0..%d",
                             SHOW(yyjson_get_str(key), yyjson_get_len(key)), UPG_MAX_IDS - 1);
@@ -168,25 +117,39 @@ static int place(const upg_tokenizer *t, spelling *spellings, int32_t id, spelli
     return 0;
 }
 
+// What stands for itself, as in the library's decoder: it is not spelled in the alphabet.
+static size_t spell_raw(const upg_tokenizer *t, spelling s, uint8_t *out) {
+    if (!t->spm.on) {
+        memcpy(out, s.s, s.n);
+        return s.n;
+    }
+    size_t n = 0;
+    for (size_t i = 0; i < s.n; i++) {
+        bool space = s.n - i >= 3 && !memcmp(s.s + i, "\xE2\x96\x81", 3);
+        out[n++] = space ? ' ' : (uint8_t)s.s[i];
+        if (space) i += 2;
+    }
+    return n;
+}
+
 static int spell_tokens(upg_tokenizer *t, const spelling *spellings, upg_error *e) {
     size_t total = 0;
     for (int32_t id = 0; id < t->size; id++) total += spellings[id].n;
-    if (total > UPG_MAX_TOKEN_BYTES)
-        return upg_fail(e, "tokenizer: the vocabulary has more than %d bytes", UPG_MAX_TOKEN_BYTES);
-    t->bytes = upg_alloc(total + 1, 1, e);
-    t->offset = upg_alloc((size_t)t->size + 1, sizeof *t->offset, e);
-    t->flags = upg_alloc((size_t)t->size, 1, e);
-    if (!t->bytes || !t->offset || !t->flags) return -1;
+    if (upg_alloc_tokens(t, total, e)) return -1;
     for (int32_t id = 0; id < t->size; id++) {
         spelling s = spellings[id];
         uint8_t *out = t->bytes + t->offset[id];
-        int64_t n = s.s && !s.added ? spelled_bytes(s.s, s.n, out) : -1;
-        if (n >= 0) {
+        int byte = s.s && !s.added && t->spm.byte_fallback ? upg_spm_byte(s.s, s.n) : -1;
+        int64_t n = byte < 0 && s.s && !s.added ? upg_spelled_bytes(t->spm.on, s.s, s.n, out) : -1;
+        if (byte >= 0) {
+            t->flags[id] = UPG_TOKEN_BYTE;
+            *out = (uint8_t)byte;
+            n = 1;
+        } else if (n >= 0) {
             t->flags[id] = UPG_TOKEN_MODEL;
-        } else if (s.s) { // as in the library's decoder, what is not spelled in the alphabet stands for itself
+        } else if (s.s) {
             t->flags[id] = s.added ? UPG_TOKEN_ADDED : UPG_TOKEN_RAW;
-            memcpy(out, s.s, s.n);
-            n = (int64_t)s.n;
+            n = (int64_t)spell_raw(t, s, out);
         }
         t->offset[id + 1] = t->offset[id] + (uint32_t)(n < 0 ? 0 : n);
     }
@@ -200,7 +163,7 @@ static int read_tokens(upg_tokenizer *t, yyjson_val *vocab, const added_ref *ref
     size_t i, max;
     yyjson_val *key, *value;
     yyjson_obj_foreach(vocab, i, max, key, value) {
-        rc = place(t, spellings, read_id(value), (spelling){yyjson_get_str(key), yyjson_get_len(key), false}, e);
+        rc = place(t, spellings, upg_json_id(value), (spelling){yyjson_get_str(key), yyjson_get_len(key), false}, e);
         if (rc) break;
     }
     for (int32_t k = 0; k < t->n_added && !rc; k++)
@@ -232,7 +195,8 @@ static int add_merge(upg_tokenizer *t, const char *a, size_t n_a, const char *b,
     upg_buf_add(bytes, b, n_b);
     if (upg_buf_check(bytes, e)) return -1;
     uint8_t *p = (uint8_t *)bytes->data;
-    int64_t left = spelled_bytes(a, n_a, p), right = left < 0 ? -1 : spelled_bytes(b, n_b, p + left);
+    int64_t left = upg_spelled_bytes(t->spm.on, a, n_a, p);
+    int64_t right = left < 0 ? -1 : upg_spelled_bytes(t->spm.on, b, n_b, p + left);
     upg_merge m = {-1, -1, -1};
     if (left > 0 && right > 0)
         m = (upg_merge){upg_piece_find(t, p, (size_t)left), upg_piece_find(t, p + left, (size_t)right),
@@ -280,7 +244,7 @@ static int read_merges(upg_tokenizer *t, yyjson_val *merges, upg_error *e) {
 
 // --- Model, normalizer, pre-tokenizer, decoder ---
 
-static int check_model(yyjson_val *model, upg_error *e) {
+static int read_model(upg_tokenizer *t, yyjson_val *model, upg_error *e) {
     if (!yyjson_is_obj(model)) return upg_fail(e, "tokenizer: no model");
     // Old files leave the type out; vocab and merges tell then.
     if (yyjson_obj_get(model, "type") && !is_type(model, "BPE"))
@@ -288,27 +252,48 @@ static int check_model(yyjson_val *model, upg_error *e) {
     static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     for (int k = 0; k < 2; k++) {
         yyjson_val *v = yyjson_obj_get(model, affixes[k]);
-        if (!absent(v) && !yyjson_equals_str(v, "")) return upg_fail(e, "tokenizer: %s is not supported", affixes[k]);
+        if (!upg_json_absent(v) && !yyjson_equals_str(v, ""))
+            return upg_fail(e, "tokenizer: %s is not supported", affixes[k]);
     }
     yyjson_val *dropout = yyjson_obj_get(model, "dropout");
-    if (!absent(dropout) && !(yyjson_is_num(dropout) && yyjson_get_num(dropout) == 0))
+    if (!upg_json_absent(dropout) && !(yyjson_is_num(dropout) && yyjson_get_num(dropout) == 0))
         return upg_fail(e, "tokenizer: dropout is not supported");
-    yyjson_val *fallback = yyjson_obj_get(model, "byte_fallback");
-    if (!absent(fallback) && !yyjson_is_false(fallback))
-        return upg_fail(e, "tokenizer: byte_fallback is not supported");
-    // unk_token and fuse_unk do nothing here: every byte must have a token.
+    static const char *const switches[] = {"byte_fallback", "fuse_unk", "ignore_merges"};
+    bool *const on[] = {&t->spm.byte_fallback, &t->spm.fuse_unk, &t->ignore_merges};
+    for (int k = 0; k < 3; k++) {
+        yyjson_val *v = yyjson_obj_get(model, switches[k]);
+        if (!upg_json_absent(v) && !yyjson_is_bool(v))
+            return upg_fail(e, "tokenizer: %s is not a boolean", switches[k]);
+        *on[k] = yyjson_get_bool(v);
+    }
     return 0;
 }
 
+static bool is_replace(yyjson_val *v, const char *from, const char *to) {
+    return is_type(v, "Replace") && yyjson_equals_str(yyjson_obj_get(yyjson_obj_get(v, "pattern"), "String"), from) &&
+           yyjson_equals_str(yyjson_obj_get(v, "content"), to);
+}
+
+#define LOWER_BLOCK "\xE2\x96\x81" // U+2581
+
 static int read_normalizer(upg_tokenizer *t, yyjson_val *v, int depth, upg_error *e) {
-    if (absent(v)) return 0;
+    if (upg_json_absent(v)) return 0;
     if (is_type(v, "NFC")) {
         t->nfc = true;
         return 0;
     }
+    if (is_replace(v, " ", LOWER_BLOCK)) {
+        t->spm.replace = true;
+        return 0;
+    }
+    if (is_type(v, "Prepend") && yyjson_equals_str(yyjson_obj_get(v, "prepend"), LOWER_BLOCK) && !t->spm.prepend) {
+        t->spm.prepend = true;
+        return 0;
+    }
     yyjson_val *list = yyjson_obj_get(v, "normalizers");
     if (!is_type(v, "Sequence") || !yyjson_is_arr(list) || depth == MAX_NESTING)
-        return upg_fail(e, "tokenizer: normalizer %s is not supported, only NFC", type_of(v));
+        return upg_fail(e, "tokenizer: this normalizer %s is not supported, only NFC, or U+2581 for spaces",
+                        type_of(v));
     size_t i, max;
     yyjson_val *part;
     yyjson_arr_foreach(list, i, max, part) if (read_normalizer(t, part, depth + 1, e)) return -1;
@@ -335,9 +320,31 @@ static int read_split(upg_tokenizer *t, yyjson_val *v, upg_error *e) {
     return add_stage(t, (upg_stage){known, false}, e);
 }
 
+static int read_metaspace(upg_tokenizer *t, yyjson_val *v, upg_error *e) {
+    static const char *const schemes[UPG_N_METASPACE] = {NULL, "never", "always", "first"};
+    yyjson_val *scheme = yyjson_obj_get(v, "prepend_scheme"), *split = yyjson_obj_get(v, "split");
+    yyjson_val *prefix = yyjson_obj_get(v, "add_prefix_space"); // the older way to say always or never
+    if (!yyjson_equals_str(yyjson_obj_get(v, "replacement"), LOWER_BLOCK) || (split && !yyjson_is_bool(split)))
+        return upg_fail(e, "tokenizer: pre-tokenizer Metaspace is supported only with U+2581 as its replacement");
+    if (t->spm.metaspace || t->n_stages)
+        return upg_fail(e, "tokenizer: pre-tokenizer Metaspace behind another is not supported");
+    t->spm.split = !split || yyjson_get_bool(split);
+    t->spm.metaspace = !yyjson_is_false(prefix) ? UPG_METASPACE_ALWAYS : UPG_METASPACE_NEVER;
+    if (upg_json_absent(scheme)) return 0;
+    for (int k = UPG_METASPACE_NEVER; k < UPG_N_METASPACE; k++)
+        if (yyjson_equals_str(scheme, schemes[k])) {
+            t->spm.metaspace = (upg_metaspace)k;
+            return 0;
+        }
+    return upg_fail(e, "tokenizer: this prepend_scheme of Metaspace is not supported");
+}
+
 // ByteLevel must come last: it changes the text to the alphabet, which later stages would see.
 static int read_pre_tokenizer(upg_tokenizer *t, yyjson_val *v, bool *bytes, int depth, upg_error *e) {
     if (*bytes) return upg_fail(e, "tokenizer: pre-tokenizer %s after ByteLevel is not supported", type_of(v));
+    if (is_type(v, "Metaspace")) return read_metaspace(t, v, e);
+    if (t->spm.metaspace)
+        return upg_fail(e, "tokenizer: pre-tokenizer %s after Metaspace is not supported", type_of(v));
     if (is_type(v, "Split")) return read_split(t, v, e);
     if (is_type(v, "Digits") && yyjson_is_true(yyjson_obj_get(v, "individual_digits")))
         return add_stage(t, (upg_stage){upg_pattern_by_name("digits", 6), false}, e);
@@ -360,7 +367,7 @@ static int read_pre_tokenizer(upg_tokenizer *t, yyjson_val *v, bool *bytes, int 
 
 // Without a decoder the library would print the alphabet; nobody means that, and bytes are known here all the same.
 static int check_decoder(yyjson_val *v, int depth, upg_error *e) {
-    if (absent(v) || is_type(v, "ByteLevel")) return 0;
+    if (upg_json_absent(v) || is_type(v, "ByteLevel")) return 0;
     yyjson_val *list = yyjson_obj_get(v, "decoders");
     if (!is_type(v, "Sequence") || !yyjson_is_arr(list) || depth == MAX_NESTING)
         return upg_fail(e, "tokenizer: decoder %s is not supported, only ByteLevel", type_of(v));
@@ -370,28 +377,93 @@ static int check_decoder(yyjson_val *v, int depth, upg_error *e) {
     return 0;
 }
 
-// --- BOS ---
-
-// The ids a template puts in front of a single sequence; what it puts behind is not our business.
-static int read_template(upg_tokenizer *t, yyjson_val *v, upg_error *e) {
+// The steps that undo U+2581 and the space in front, and make bytes of byte tokens.
+static int read_spm_decoder(upg_tokenizer *t, yyjson_val *v, upg_error *e) {
+    bool replace = false, bytes = false, fuse = false;
     size_t i, max;
     yyjson_val *part;
+    yyjson_arr_foreach(is_type(v, "Sequence") ? yyjson_obj_get(v, "decoders") : NULL, i, max, part) {
+        yyjson_val *start = yyjson_obj_get(part, "start"), *stop = yyjson_obj_get(part, "stop");
+        bool known = !t->spm.strip_space;
+        if (!fuse && is_replace(part, LOWER_BLOCK, " "))
+            replace = true;
+        else if (!fuse && is_type(part, "ByteFallback"))
+            bytes = true;
+        else if (is_type(part, "Fuse"))
+            fuse = true;
+        else if (fuse && is_type(part, "Strip") && yyjson_equals_str(yyjson_obj_get(part, "content"), " ") &&
+                 yyjson_is_uint(start) && yyjson_get_uint(start) <= 1 && yyjson_is_uint(stop) && !yyjson_get_uint(stop))
+            t->spm.strip_space = yyjson_get_uint(start);
+        else
+            known = false;
+        if (!known) return upg_fail(e, "tokenizer: decoder %s is not supported there", type_of(part));
+    }
+    if (!replace || bytes != t->spm.byte_fallback)
+        return upg_fail(e,
+                        "tokenizer: decoder %s is not supported, only Replace of U+2581 with ByteFallback where the "
+                        "model has it",
+                        upg_json_absent(v) ? "null" : type_of(v));
+    return 0;
+}
+
+// Which alphabet the parts of the file mean together.
+static int check_alphabet(upg_tokenizer *t, bool bytes, upg_error *e) {
+    upg_spm *s = &t->spm;
+    s->on = s->replace || s->metaspace;
+    if (s->on && (bytes || t->n_stages))
+        return upg_fail(e, "tokenizer: ByteLevel or Split together with U+2581 for spaces is not supported");
+    if (s->on && t->nfc) return upg_fail(e, "tokenizer: NFC together with U+2581 for spaces is not supported");
+    if (s->on && s->prepend && !s->replace)
+        return upg_fail(e, "tokenizer: normalizer Prepend without Replace is not supported");
+    if (s->on) return 0;
+    if (!bytes) return upg_fail(e, "tokenizer: a pre-tokenizer without ByteLevel is not supported");
+    if (s->prepend) return upg_fail(e, "tokenizer: normalizer Prepend with ByteLevel is not supported");
+    if (s->byte_fallback) return upg_fail(e, "tokenizer: byte_fallback with ByteLevel is not supported");
+    *s = (upg_spm){.unk = -1}; // every byte has a token, so unknown ones do not matter
+    return 0;
+}
+
+static int read_unk(upg_tokenizer *t, yyjson_val *model, upg_error *e) {
+    yyjson_val *name = yyjson_obj_get(model, "unk_token");
+    if (!t->spm.on || upg_json_absent(name)) return 0;
+    yyjson_val *id = yyjson_is_str(name)
+                         ? yyjson_obj_getn(yyjson_obj_get(model, "vocab"), yyjson_get_str(name), yyjson_get_len(name))
+                         : NULL;
+    t->spm.unk = t->role[UPG_ROLE_UNK] = upg_json_id(id);
+    return id ? 0 : upg_fail(e, "tokenizer: unk_token is not in the vocabulary");
+}
+
+// --- The template ---
+
+// The ids a template puts in front of a single sequence, one at most, and whether it puts one behind: EOS.
+static int read_template(upg_tokenizer *t, yyjson_val *v, upg_error *e) {
+    size_t i, max;
+    bool behind = false;
+    yyjson_val *part;
     yyjson_arr_foreach(yyjson_obj_get(v, "single"), i, max, part) {
-        if (yyjson_obj_get(part, "Sequence")) return 0;
+        if (yyjson_obj_get(part, "Sequence")) {
+            behind = true;
+            continue;
+        }
         const char *name = yyjson_get_str(yyjson_obj_get(yyjson_obj_get(part, "SpecialToken"), "id"));
         yyjson_val *ids =
             name ? yyjson_obj_get(yyjson_obj_get(yyjson_obj_get(v, "special_tokens"), name), "ids") : NULL;
-        int32_t id = read_id(yyjson_arr_get(ids, 0));
+        int32_t id = upg_json_id(yyjson_arr_get(ids, 0));
         if (yyjson_arr_size(ids) != 1 || id < 0 || id >= t->size || !t->flags[id])
-            return upg_fail(e, "tokenizer: the template's first token has no id");
-        if (t->bos >= 0) return upg_fail(e, "tokenizer: a template with more than one token in front is not supported");
-        t->bos = id;
+            return upg_fail(e, "tokenizer: the template has a token without an id");
+        if (behind ? t->add_eos : t->bos >= 0)
+            return upg_fail(e, "tokenizer: a template with more than one token in front or behind is not supported");
+        t->role[behind ? UPG_ROLE_EOS : UPG_ROLE_BOS] = id;
+        if (behind)
+            t->add_eos = true;
+        else
+            t->bos = id;
     }
-    return upg_fail(e, "tokenizer: the template has no sequence");
+    return behind ? 0 : upg_fail(e, "tokenizer: the template has no sequence");
 }
 
 static int read_post_processor(upg_tokenizer *t, yyjson_val *v, int depth, upg_error *e) {
-    if (absent(v) || is_type(v, "ByteLevel")) return 0; // ByteLevel only changes offsets
+    if (upg_json_absent(v) || is_type(v, "ByteLevel")) return 0; // ByteLevel only changes offsets
     if (is_type(v, "TemplateProcessing")) return read_template(t, v, e);
     yyjson_val *list = yyjson_obj_get(v, "processors");
     if (!is_type(v, "Sequence") || !yyjson_is_arr(list) || depth == MAX_NESTING)
@@ -402,56 +474,20 @@ static int read_post_processor(upg_tokenizer *t, yyjson_val *v, int depth, upg_e
     return 0;
 }
 
-static int32_t find_content(const upg_tokenizer *t, const char *s, size_t n) {
-    for (int32_t i = 0; i < t->n_added; i++)
-        if (t->added[i].size == n && !memcmp(t->added[i].content, s, n)) return t->added[i].id;
-    uint8_t bytes[UPG_MAX_ADDED_BYTES];
-    int64_t size = n <= sizeof bytes ? spelled_bytes(s, n, bytes) : -1;
-    return size > 0 ? upg_piece_find(t, bytes, (size_t)size) : -1;
-}
-
-static int read_config_bos(upg_tokenizer *t, yyjson_val *config, upg_error *e) {
-    if (!yyjson_is_obj(config)) return upg_fail(e, "tokenizer_config.json: not an object");
-    yyjson_val *add = yyjson_obj_get(config, "add_bos_token"), *bos = yyjson_obj_get(config, "bos_token");
-    if (absent(add)) return 0;
-    if (!yyjson_is_bool(add)) return upg_fail(e, "tokenizer_config.json: add_bos_token is not a boolean");
-    if (yyjson_is_obj(bos)) bos = yyjson_obj_get(bos, "content");
-    t->bos = -1;
-    if (!yyjson_get_bool(add)) return 0;
-    if (!yyjson_is_str(bos))
-        return upg_fail(e, "tokenizer_config.json: add_bos_token is set but there is no bos_token");
-    t->bos = find_content(t, yyjson_get_str(bos), yyjson_get_len(bos));
-    if (t->bos < 0)
-        return upg_fail(e, "tokenizer_config.json: bos_token '%.*s' is not a token",
-                        SHOW(yyjson_get_str(bos), yyjson_get_len(bos)));
-    return 0;
-}
-
 // --- The file ---
-
-static yyjson_doc *parse(const char *text, size_t n, const char *name, upg_error *e) {
-    yyjson_read_err err;
-    // Without YYJSON_READ_INSITU the text is only read, whatever the parameter's type says.
-    yyjson_doc *doc = yyjson_read_opts((char *)(uintptr_t)text, n, 0, NULL, &err);
-    if (!doc) upg_fail(e, "%s: not valid JSON at byte %zu: %s", name, err.pos, err.msg);
-    return doc;
-}
 
 static int read_file(upg_tokenizer *t, yyjson_val *root, upg_error *e) {
     if (!yyjson_is_obj(root)) return upg_fail(e, "tokenizer: tokenizer.json is not an object");
     yyjson_val *version = yyjson_obj_get(root, "version"), *model = yyjson_obj_get(root, "model");
     if (version && !yyjson_equals_str(version, "1.0")) return upg_fail(e, "tokenizer: version is not 1.0");
     bool bytes = false;
-    if (check_model(model, e) || read_normalizer(t, yyjson_obj_get(root, "normalizer"), 0, e) ||
-        check_decoder(yyjson_obj_get(root, "decoder"), 0, e) ||
-        read_pre_tokenizer(t, yyjson_obj_get(root, "pre_tokenizer"), &bytes, 0, e))
-        return -1;
-    if (!bytes) return upg_fail(e, "tokenizer: a pre-tokenizer without ByteLevel is not supported");
-    yyjson_val *ignore = yyjson_obj_get(model, "ignore_merges");
-    if (!absent(ignore) && !yyjson_is_bool(ignore)) return upg_fail(e, "tokenizer: ignore_merges is not a boolean");
-    t->ignore_merges = yyjson_get_bool(ignore);
+    if (read_model(t, model, e) || read_normalizer(t, yyjson_obj_get(root, "normalizer"), 0, e)) return -1;
+    yyjson_val *pre = yyjson_obj_get(root, "pre_tokenizer"), *decoder = yyjson_obj_get(root, "decoder");
+    if (!(t->spm.replace && upg_json_absent(pre)) && read_pre_tokenizer(t, pre, &bytes, 0, e)) return -1;
+    if (check_alphabet(t, bytes, e)) return -1;
+    if (t->spm.on ? read_spm_decoder(t, decoder, e) : check_decoder(decoder, 0, e)) return -1;
     if (read_added(t, yyjson_obj_get(root, "added_tokens"), e) || read_vocab(t, yyjson_obj_get(model, "vocab"), e) ||
-        read_merges(t, yyjson_obj_get(model, "merges"), e) || upg_tokenizer_index(t, e))
+        read_merges(t, yyjson_obj_get(model, "merges"), e) || read_unk(t, model, e) || upg_tokenizer_index(t, e))
         return -1;
     return read_post_processor(t, yyjson_obj_get(root, "post_processor"), 0, e);
 }
@@ -463,13 +499,13 @@ upg_tokenizer *upg_tokenizer_from_json(const char *json, size_t size, const char
     }
     upg_tokenizer *t = upg_alloc(1, sizeof *t, e);
     if (!t) return NULL;
-    t->bos = -1;
-    yyjson_doc *doc = parse(json, size, "tokenizer.json", e);
+    upg_clear_roles(t);
+    yyjson_doc *doc = upg_tokenizer_parse(json, size, "tokenizer.json", e);
     int rc = doc ? read_file(t, yyjson_doc_get_root(doc), e) : -1;
     yyjson_doc_free(doc);
     if (!rc && config) {
-        doc = parse(config, strlen(config), "tokenizer_config.json", e);
-        rc = doc ? read_config_bos(t, yyjson_doc_get_root(doc), e) : -1;
+        doc = upg_tokenizer_parse(config, strlen(config), "tokenizer_config.json", e);
+        rc = doc ? upg_read_roles(t, yyjson_doc_get_root(doc), e) : -1;
         yyjson_doc_free(doc);
     }
     if (!rc) return t;

@@ -72,6 +72,38 @@ static inline upg_buf case_json(yyjson_val *vectors, yyjson_val *c) {
     return b;
 }
 
+static inline yyjson_doc *read_spm(void) {
+    yyjson_doc *doc = read_json("tests/vectors/spm.json");
+    assert_non_null(doc);
+    return doc;
+}
+
+// The tokenizer.json of a case of SentencePiece's kind.
+static inline upg_buf spm_json(yyjson_val *vectors, yyjson_val *c) {
+    upg_buf b = {0};
+    size_t i, max;
+    yyjson_val *key, *value;
+    upg_buf_str(&b, "{");
+    yyjson_obj_foreach(get(c, "spec"), i, max, key, value) {
+        upg_buf_fmt(&b, "\"%s\":", yyjson_get_str(key));
+        add_json(&b, value);
+        upg_buf_str(&b, ",");
+    }
+    upg_buf_str(&b, "\"model\":{");
+    yyjson_obj_foreach(get(c, "model"), i, max, key, value) {
+        upg_buf_fmt(&b, "\"%s\":", yyjson_get_str(key));
+        add_json(&b, value);
+        upg_buf_str(&b, ",");
+    }
+    upg_buf_str(&b, "\"vocab\":");
+    add_json(&b, get(vectors, "vocab"));
+    upg_buf_str(&b, ",\"merges\":");
+    add_json(&b, get(vectors, "merges"));
+    upg_buf_str(&b, "}}");
+    assert_false(b.failed);
+    return b;
+}
+
 static inline upg_tokenizer *load(const upg_buf *json, const char *config) {
     upg_error e = {""};
     upg_tokenizer *t = upg_tokenizer_from_json(json->data, json->size, config, &e);
