@@ -21,38 +21,87 @@ static bool matches(const pcre2_code *re, pcre2_match_data *m, const char *s, si
     return pcre2_match(re, (PCRE2_SPTR)s, n, 0, PCRE2_ANCHORED, m, NULL) > 0;
 }
 
-// PCRE2 and utf8proc know different versions of Unicode; and PCRE2 still counts U+180E as a space, which Unicode 6.3
-// ended.
-static bool comparable(uint32_t c, const pcre2_code *unassigned, pcre2_match_data *m) {
-    char s[4];
-    size_t n = put_utf8(s, c);
-    return c != 0x180E && utf8proc_category((utf8proc_int32_t)c) != UTF8PROC_CATEGORY_CN &&
-           !matches(unassigned, m, s, n);
+// The expression as PCRE2 has to read it to mean what it means where tokenizer.json is read: there $ is in front of
+// each \n, {1,3}+ repeats instead of being possessive, and brackets nest (which PCRE2 cannot spell: false).
+static bool respell(const char *regex, char *out, size_t size) {
+    if (strstr(regex, "|[.")) return false;
+    snprintf(out, size, "(*LF)(?m)%s", regex);
+    char *repeat = strstr(out, "{1,3}+");
+    if (repeat) memmove(repeat, repeat + 5, strlen(repeat + 5) + 1);
+    return true;
 }
 
-static void test_classes(void **state) {
+// PCRE2 and our tables know different versions of Unicode, so random text has only the characters they agree on: those
+// whose general category is one both give (PCRE2 still counts U+180E as a space, which Unicode 6.3 ended).
+static uint8_t agreed[0x110000 / 8];
+static uint32_t n_left_out;
+
+static bool is_agreed(uint32_t c) {
+    return agreed[c / 8] >> c % 8 & 1;
+}
+
+static const struct {
+    const char *regex;
+    unsigned set;
+} properties[] = {{"\\p{L}", UPG_CHAR_LETTER}, {"[\\p{Lu}\\p{Lt}]", UPG_CHAR_UPPER},
+                  {"\\p{Ll}", UPG_CHAR_LOWER}, {"[\\p{Lm}\\p{Lo}]", UPG_CHAR_LO},
+                  {"\\p{M}", UPG_CHAR_MARK},   {"\\p{N}", UPG_CHAR_NUMBER},
+                  {"\\p{P}", UPG_CHAR_PUNCT},  {"\\p{S}", UPG_CHAR_SYMBOL},
+                  {"\\s", UPG_CHAR_SPACE},     {"[\\r\\n]", UPG_CHAR_NEWLINE}};
+enum { N_PROPERTIES = sizeof properties / sizeof *properties };
+
+static int find_agreed(void **state) {
     (void)state;
-    pcre2_code *letter = compile("\\p{L}"), *number = compile("\\p{N}"), *space = compile("\\s"),
-               *none = compile("\\p{Cn}");
+    pcre2_code *re[N_PROPERTIES];
+    for (int k = 0; k < N_PROPERTIES; k++) re[k] = compile(properties[k].regex);
     pcre2_match_data *m = pcre2_match_data_create(8, NULL);
     for (uint32_t c = 0; c < 0x110000; c++) {
-        if ((c >= 0xD800 && c < 0xE000) || !comparable(c, none, m)) continue;
+        if (c >= 0xD800 && c < 0xE000) continue;
         char s[4];
         size_t n = put_utf8(s, c);
-        upg_char_class k = upg_char_class_of(c);
-        if (matches(letter, m, s, n) != (k == UPG_CHAR_LETTER) || matches(number, m, s, n) != (k == UPG_CHAR_NUMBER) ||
-            matches(space, m, s, n) != (k >= UPG_CHAR_SPACE))
-            fail_msg("U+%04X", (unsigned)c);
+        bool same = true;
+        for (int k = 0; k < N_PROPERTIES; k++)
+            same &= matches(re[k], m, s, n) == ((upg_char_class_of(c) & properties[k].set) != 0);
+        if (same)
+            agreed[c / 8] |= (uint8_t)(1 << c % 8);
+        else
+            n_left_out++;
     }
+    for (int k = 0; k < N_PROPERTIES; k++) pcre2_code_free(re[k]);
     pcre2_match_data_free(m);
-    pcre2_code_free(letter);
-    pcre2_code_free(number);
-    pcre2_code_free(space);
+    return 0;
+}
+
+// A character they disagree on is newer than one of them, so to that one it is unassigned. Few others may disagree:
+// U+180E, and what Unicode moved between categories (U+0295 since).
+static void test_classes(void **state) {
+    (void)state;
+    pcre2_code *none = compile("\\p{Cn}");
+    pcre2_match_data *m = pcre2_match_data_create(8, NULL);
+    int n_moved = 0;
+    for (uint32_t c = 0; c < 0x110000; c++) {
+        char s[4];
+        size_t n = put_utf8(s, c);
+        if ((c >= 0xD800 && c < 0xE000) || is_agreed(c)) continue;
+        n_moved += !matches(none, m, s, n) && upg_char_class_of(c) != UPG_CHAR_OTHER;
+    }
+    print_message("%u characters left out: PCRE2 knows another version of Unicode\n", (unsigned)n_left_out);
+    assert_true(n_moved <= 8);
+    assert_true(n_left_out < 30000);
+    pcre2_match_data_free(m);
     pcre2_code_free(none);
 }
 
-static void compare(const upg_pattern *p, const char *regex, const pcre2_code *re, const char *text, size_t n) {
-    pcre2_match_data *m = pcre2_match_data_create(8, NULL);
+static void test_word_characters(void **state) {
+    (void)state;
+    static const uint32_t words[] = {'a', 'Z', '0', '_', 0xE9, 0x301, 0x661, 0x2167, 0x203F, 0x24B6, 0x200D, 0x1F130},
+                          others[] = {' ', '-', '\'', 0xBD, 0xB2, 0x2009, 0x20AC, 0x378, 0x1F600, UPG_BAD_CHAR};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) assert_true(upg_char_is_word(words[i]));
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) assert_false(upg_char_is_word(others[i]));
+}
+
+static void compare(const upg_pattern *p, const char *regex, const pcre2_code *re, pcre2_match_data *m,
+                    const char *text, size_t n) {
     for (size_t i = 0; i < n;) {
         size_t len = p->scan((const uint8_t *)text + i, n - i);
         int rc = pcre2_match(re, (PCRE2_SPTR)text, n, i, PCRE2_NO_UTF_CHECK, m, NULL);
@@ -64,32 +113,35 @@ static void compare(const upg_pattern *p, const char *regex, const pcre2_code *r
         }
         i += len;
     }
-    pcre2_match_data_free(m);
+}
+
+// Characters on which the patterns turn, and runs of them; all of Unicode now and then.
+static size_t adversarial_text(rng *r, char *text) {
+    static const uint32_t pool[] = {0xAA,   0x1C5,  0x2B0,  0x295,   0x345,   0x5D0,   0x903, 0x20DD, 0x24B6, 0x2167,
+                                    0x378,  0xAD,   0x200B, 0x1F130, 0x85,    0x180E,  '`',   '$',    '^',    '(',
+                                    0x3001, 0x3002, 0x3042, 0x30FF,  0x9FA5,  0x9FA6,  0x7FF, 0x800,  0xAC00, 0xD7FF,
+                                    0xFF01, 0xFF21, 0x2018, 0x1FBE,  0x1E900, 0x10400, 0x964, 0x6D4,  'A',    'Z'};
+    size_t n = 0;
+    for (uint32_t left = random_below(r, MAX_CHARS + 1); left;) {
+        uint32_t c = random_below(r, 4) ? random_char(r) : pool[random_below(r, sizeof pool / sizeof *pool)];
+        if (!is_agreed(c)) continue;
+        for (uint32_t times = random_below(r, 6) ? 1 : 1 + random_below(r, 4); times && left; times--, left--)
+            n += put_utf8(text + n, c);
+    }
+    return n;
 }
 
 static void check_regex(const upg_pattern *p, const char *regex, int n_texts, rng *r) {
-    pcre2_code *none = compile("\\p{Cn}");
-    pcre2_match_data *m = pcre2_match_data_create(8, NULL);
-    // Where tokenizer.json is read, {1,3}+ repeats; to PCRE2 it is possessive.
-    char respelled[512];
-    snprintf(respelled, sizeof respelled, "%s", regex);
-    char *repeat = strstr(respelled, "{1,3}+");
-    if (repeat) memmove(repeat, repeat + 5, strlen(repeat + 5) + 1);
+    char respelled[1024];
+    if (!respell(regex, respelled, sizeof respelled)) return;
     pcre2_code *re = compile(respelled);
+    pcre2_match_data *m = pcre2_match_data_create(8, NULL);
     for (int k = 0; k < n_texts; k++) {
         char text[MAX_CHARS * 4];
-        size_t n = 0;
-        for (uint32_t left = random_below(r, MAX_CHARS + 1); left;) {
-            uint32_t c = random_char(r);
-            if (!comparable(c, none, m)) continue;
-            n += put_utf8(text + n, c);
-            left--;
-        }
-        compare(p, regex, re, text, n);
+        compare(p, regex, re, m, text, adversarial_text(r, text));
     }
     pcre2_match_data_free(m);
     pcre2_code_free(re);
-    pcre2_code_free(none);
 }
 
 static void test_scanners(void **state) {
@@ -98,6 +150,27 @@ static void test_scanners(void **state) {
     for (int i = 0; i < upg_n_patterns; i++)
         for (const char *const *regex = upg_patterns[i].regexes; *regex; regex++)
             check_regex(&upg_patterns[i], *regex, regex == upg_patterns[i].regexes ? N_TEXTS : N_RESPELLED, &r);
+}
+
+// What says that it covers all text has no piece between matches.
+static void test_covers(void **state) {
+    (void)state;
+    rng r = {14};
+    pcre2_match_data *m = pcre2_match_data_create(8, NULL);
+    for (int i = 0; i < upg_n_patterns; i++) {
+        if (!upg_patterns[i].covers) continue;
+        pcre2_code *re = compile(upg_patterns[i].regexes[0]);
+        for (int k = 0; k < 2000; k++) {
+            char text[MAX_CHARS * 4];
+            size_t n = adversarial_text(&r, text);
+            for (size_t at = 0; at < n; at = pcre2_get_ovector_pointer(m)[1]) {
+                assert_true(pcre2_match(re, (PCRE2_SPTR)text, n, at, PCRE2_NO_UTF_CHECK, m, NULL) > 0);
+                assert_int_equal(pcre2_get_ovector_pointer(m)[0], at);
+            }
+        }
+        pcre2_code_free(re);
+    }
+    pcre2_match_data_free(m);
 }
 
 static void test_names(void **state) {
@@ -110,6 +183,19 @@ static void test_names(void **state) {
     }
     assert_null(upg_pattern_by_name("gpt", 3));
     assert_null(upg_pattern_by_regex("\\s+", 3));
+    assert_null(upg_pattern_by_regex("\\p{N}\0", 6));
+    assert_string_equal(upg_pattern_by_regex("[\r\n]", 4)->name, "newline"); // line ends as themselves
+    assert_null(upg_pattern_by_regex("[\n\r]", 4));
+    for (int i = 0; i < upg_n_pres; i++) {
+        const upg_pre *pre = &upg_pres[i];
+        assert_ptr_equal(upg_pre_find(pre->name, strlen(pre->name)), pre);
+        for (const char *const *name = pre->patterns; *name; name++) {
+            const upg_pattern *p = upg_pattern_by_name(*name, strlen(*name));
+            assert_non_null(p);
+            assert_non_null(p->regexes[0]);
+        }
+    }
+    assert_null(upg_pre_find("gpt-3", 5));
 }
 
 static void test_ill_formed(void **state) {
@@ -165,8 +251,9 @@ static void test_nfc(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_classes), cmocka_unit_test(test_scanners),
-                                       cmocka_unit_test(test_names), cmocka_unit_test(test_ill_formed),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_classes),  cmocka_unit_test(test_word_characters),
+                                       cmocka_unit_test(test_scanners), cmocka_unit_test(test_covers),
+                                       cmocka_unit_test(test_names),    cmocka_unit_test(test_ill_formed),
                                        cmocka_unit_test(test_nfc)};
-    return cmocka_run_group_tests_name("pretokenize", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("pretokenize", tests, find_agreed, NULL);
 }
