@@ -1,38 +1,17 @@
 // The scanners against PCRE2 as oracle: for every expression of the table, cutting random text gives the same pieces.
 #include "tokenizer_helpers.h"
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
 #include <utf8proc.h>
-#include "text/pretokenize.h"
-#include "text/unicode.h"
+#include "pretokenize_oracle.h"
 
 enum { N_TEXTS = 100000, N_RESPELLED = 20000, MAX_CHARS = 24 };
 
 static pcre2_code *compile(const char *regex) {
-    int code;
-    PCRE2_SIZE at;
-    pcre2_code *re = pcre2_compile((PCRE2_SPTR)regex, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &code, &at, NULL);
+    pcre2_code *re = compile_regex(regex);
     if (!re) fail_msg("PCRE2 does not compile %s", regex);
-    pcre2_jit_compile(re, PCRE2_JIT_COMPLETE);
     return re;
 }
 
-static bool matches(const pcre2_code *re, pcre2_match_data *m, const char *s, size_t n) {
-    return pcre2_match(re, (PCRE2_SPTR)s, n, 0, PCRE2_ANCHORED, m, NULL) > 0;
-}
-
-// The expression as PCRE2 has to read it to mean what it means where tokenizer.json is read: there $ is in front of
-// each \n, {1,3}+ repeats instead of being possessive, and brackets nest (which PCRE2 cannot spell: false).
-static bool respell(const char *regex, char *out, size_t size) {
-    if (strstr(regex, "|[.")) return false;
-    snprintf(out, size, "(*LF)(?m)%s", regex);
-    char *repeat = strstr(out, "{1,3}+");
-    if (repeat) memmove(repeat, repeat + 5, strlen(repeat + 5) + 1);
-    return true;
-}
-
-// PCRE2 and our tables know different versions of Unicode, so random text has only the characters they agree on: those
-// whose general category is one both give (PCRE2 still counts U+180E as a space, which Unicode 6.3 ended).
+// Random text has only the characters whose class PCRE2 gives as our tables do.
 static uint8_t agreed[0x110000 / 8];
 static uint32_t n_left_out;
 
@@ -40,40 +19,27 @@ static bool is_agreed(uint32_t c) {
     return agreed[c / 8] >> c % 8 & 1;
 }
 
-static const struct {
-    const char *regex;
-    unsigned set;
-} properties[] = {{"\\p{L}", UPG_CHAR_LETTER}, {"[\\p{Lu}\\p{Lt}]", UPG_CHAR_UPPER},
-                  {"\\p{Ll}", UPG_CHAR_LOWER}, {"[\\p{Lm}\\p{Lo}]", UPG_CHAR_LO},
-                  {"\\p{M}", UPG_CHAR_MARK},   {"\\p{N}", UPG_CHAR_NUMBER},
-                  {"\\p{P}", UPG_CHAR_PUNCT},  {"\\p{S}", UPG_CHAR_SYMBOL},
-                  {"\\s", UPG_CHAR_SPACE},     {"[\\r\\n]", UPG_CHAR_NEWLINE}};
-enum { N_PROPERTIES = sizeof properties / sizeof *properties };
-
 static int find_agreed(void **state) {
     (void)state;
-    pcre2_code *re[N_PROPERTIES];
-    for (int k = 0; k < N_PROPERTIES; k++) re[k] = compile(properties[k].regex);
+    properties x;
     pcre2_match_data *m = pcre2_match_data_create(8, NULL);
+    if (!m || !compile_properties(&x)) return -1;
     for (uint32_t c = 0; c < 0x110000; c++) {
-        if (c >= 0xD800 && c < 0xE000) continue;
         char s[4];
-        size_t n = put_utf8(s, c);
-        bool same = true;
-        for (int k = 0; k < N_PROPERTIES; k++)
-            same &= matches(re[k], m, s, n) == ((upg_char_class_of(c) & properties[k].set) != 0);
-        if (same)
+        if (c >= 0xD800 && c < 0xE000) continue;
+        if (same_class(&x, m, s, put_utf8(s, c)))
             agreed[c / 8] |= (uint8_t)(1 << c % 8);
         else
             n_left_out++;
     }
-    for (int k = 0; k < N_PROPERTIES; k++) pcre2_code_free(re[k]);
+    free_properties(&x);
     pcre2_match_data_free(m);
     return 0;
 }
 
 // A character they disagree on is newer than one of them, so to that one it is unassigned. Few others may disagree:
-// U+180E, and what Unicode moved between categories (U+0295 since).
+// PCRE2 still counts U+180E as a space, which Unicode 6.3 ended, and Unicode moves a character to another category at
+// times.
 static void test_classes(void **state) {
     (void)state;
     pcre2_code *none = compile("\\p{Cn}");
@@ -104,12 +70,10 @@ static void compare(const upg_pattern *p, const char *regex, const pcre2_code *r
                     const char *text, size_t n) {
     for (size_t i = 0; i < n;) {
         size_t len = p->scan((const uint8_t *)text + i, n - i);
-        int rc = pcre2_match(re, (PCRE2_SPTR)text, n, i, PCRE2_NO_UTF_CHECK, m, NULL);
-        PCRE2_SIZE *at = pcre2_get_ovector_pointer(m);
-        size_t end = rc < 1 ? n : at[0] > i ? at[0] : at[1]; // what lies between matches is a piece too
-        if (end != i + len) {
+        size_t expected = oracle_piece(re, m, text, n, i);
+        if (len != expected) {
             for (size_t k = 0; k < n; k++) print_message("%02x ", (uint8_t)text[k]);
-            fail_msg("%s %s: at %zu %zu bytes, PCRE2 %zu", p->name, regex, i, len, end - i);
+            fail_msg("%s %s: at %zu %zu bytes, PCRE2 %zu", p->name, regex, i, len, expected);
         }
         i += len;
     }
