@@ -22,8 +22,6 @@ for model in "" models/stories260K; do
     head -c 1200 "$prompt" | "$build/upg" run $model -n 128 --seed 1 2>&1 >/dev/null | tail -n 1
 done
 
-if [ -n "${UPG_TOKENIZER_BENCH:-}" ]; then
-    say "Tokenizer"
-    # shellcheck disable=SC2086
-    "$build/bench/tokenizer" $UPG_TOKENIZER_BENCH
-fi
+say "Tokenizer, beside the PyPI packages where \$PYTHON has them; more texts in \$UPG_TOKENIZER_TEXTS"
+# shellcheck disable=SC2086
+"${PYTHON:-python3}" bench/tokenizer.py "$build/bench/tokenizer" ${UPG_TOKENIZER_TEXTS:-}

@@ -1,30 +1,10 @@
 // GGUF's metadata as the tokenizer.json of a Hugging Face folder, for byte-level BPE.
 #include "format/gguf.h"
+#include "text/pretokenize.h"
 #include <stdio.h>
 #include <string.h>
 
-#define LLAMA3_PATTERN                                                                                                 \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "                                         \
-    "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define QWEN2_PATTERN                                                                                                  \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "                                              \
-    "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-
-// What llama.cpp calls a pre-tokenizer, as the split of tokenizer.json.
-static const struct pre {
-    const char *name, *split; // split NULL: none
-    bool gpt2;                // ByteLevel's own pattern after it
-    bool ignore_merges;
-} pres[] = {{"default", NULL, true, false},
-            {"gpt-2", NULL, true, false},
-            {"smollm", "\\p{N}", true, false},
-            {"llama-bpe", LLAMA3_PATTERN, false, true},
-            {"llama3", LLAMA3_PATTERN, false, true},
-            {"dbrx", LLAMA3_PATTERN, false, false},
-            {"smaug-bpe", LLAMA3_PATTERN, false, true},
-            {"qwen2", QWEN2_PATTERN, false, false}};
-
-static const struct pre *find_pre(const upg_gguf *g, upg_error *e) {
+static const upg_pre *find_pre(const upg_gguf *g, upg_error *e) {
     const upg_gguf_value *v = upg_gguf_find(g, "tokenizer.ggml.pre");
     size_t n = 7;
     const char *s = "default";
@@ -32,10 +12,9 @@ static const struct pre *find_pre(const upg_gguf *g, upg_error *e) {
         const uint8_t *at = v->data;
         s = upg_gguf_string(&at, &n);
     }
-    for (size_t i = 0; i < sizeof pres / sizeof *pres; i++)
-        if (strlen(pres[i].name) == n && !memcmp(pres[i].name, s, n)) return &pres[i];
-    upg_fail(e, "%s: pre-tokenizer '%.*s' is not implemented", g->path, (int)(n < 60 ? n : 60), s);
-    return NULL;
+    const upg_pre *pre = upg_pre_find(s, n);
+    if (!pre) upg_fail(e, "%s: pre-tokenizer '%.*s' is not implemented", g->path, (int)(n < 60 ? n : 60), s);
+    return pre;
 }
 
 static const upg_gguf_value *strings(const upg_gguf *g, const char *key, upg_error *e) {
@@ -45,25 +24,26 @@ static const upg_gguf_value *strings(const upg_gguf *g, const char *key, upg_err
     return NULL;
 }
 
-static bool add_pre_tokenizer(yyjson_mut_doc *d, yyjson_mut_val *root, const struct pre *pre) {
+static bool add_split(yyjson_mut_doc *d, yyjson_mut_val *list, const char *regex) {
+    yyjson_mut_val *split = yyjson_mut_arr_add_obj(d, list);
+    yyjson_mut_val *pattern = split ? yyjson_mut_obj_add_obj(d, split, "pattern") : NULL;
+    return pattern && yyjson_mut_obj_add_str(d, pattern, "Regex", regex) &&
+           yyjson_mut_obj_add_str(d, split, "type", "Split") &&
+           yyjson_mut_obj_add_str(d, split, "behavior", "Isolated") &&
+           yyjson_mut_obj_add_bool(d, split, "invert", false);
+}
+
+static bool add_pre_tokenizer(yyjson_mut_doc *d, yyjson_mut_val *root, const upg_pre *pre) {
     yyjson_mut_val *sequence = yyjson_mut_obj_add_obj(d, root, "pre_tokenizer");
     yyjson_mut_val *list = sequence && yyjson_mut_obj_add_str(d, sequence, "type", "Sequence")
                                ? yyjson_mut_obj_add_arr(d, sequence, "pretokenizers")
                                : NULL;
-    if (!list) return false;
-    if (pre->split) {
-        yyjson_mut_val *split = yyjson_mut_arr_add_obj(d, list);
-        yyjson_mut_val *pattern = split ? yyjson_mut_obj_add_obj(d, split, "pattern") : NULL;
-        if (!pattern || !yyjson_mut_obj_add_str(d, pattern, "Regex", pre->split) ||
-            !yyjson_mut_obj_add_str(d, split, "type", "Split") ||
-            !yyjson_mut_obj_add_str(d, split, "behavior", "Isolated") ||
-            !yyjson_mut_obj_add_bool(d, split, "invert", false))
-            return false;
-    }
-    yyjson_mut_val *level = yyjson_mut_arr_add_obj(d, list);
+    for (const char *const *name = pre->patterns; list && *name; name++)
+        if (!add_split(d, list, upg_pattern_by_name(*name, strlen(*name))->regexes[0])) return false;
+    yyjson_mut_val *level = list ? yyjson_mut_arr_add_obj(d, list) : NULL;
     return level && yyjson_mut_obj_add_str(d, level, "type", "ByteLevel") &&
            yyjson_mut_obj_add_bool(d, level, "add_prefix_space", false) &&
-           yyjson_mut_obj_add_bool(d, level, "use_regex", pre->gpt2);
+           yyjson_mut_obj_add_bool(d, level, "use_regex", false);
 }
 
 // Types of GGUF tokens that are more than vocabulary.
@@ -107,8 +87,8 @@ static bool add_merges(yyjson_mut_doc *d, yyjson_mut_val *model, const upg_gguf_
 }
 
 // A template that puts the BOS token in front, if the metadata asks for one.
-static bool add_bos(yyjson_mut_doc *d, yyjson_mut_val *root, const upg_gguf *g) {
-    double add = 0;
+static bool add_bos(yyjson_mut_doc *d, yyjson_mut_val *root, const upg_gguf *g, const upg_pre *pre) {
+    double add = pre->add_bos;
     int64_t bos;
     upg_gguf_number(upg_gguf_find(g, "tokenizer.ggml.add_bos_token"), &add);
     if (!add || !upg_gguf_token_id(g, "tokenizer.ggml.bos_token_id", &bos)) return true;
@@ -135,7 +115,7 @@ char *upg_gguf_tokenizer(const upg_gguf *g, upg_error *e) {
         upg_fail(e, "%s: tokenizer model '%.*s' is not implemented (gpt2 is)", g->path, (int)(n < 50 ? n : 50), name);
         return NULL;
     }
-    const struct pre *pre = find_pre(g, e);
+    const upg_pre *pre = find_pre(g, e);
     const upg_gguf_value *tokens = pre ? strings(g, "tokenizer.ggml.tokens", e) : NULL,
                          *merges = tokens ? strings(g, "tokenizer.ggml.merges", e) : NULL;
     const upg_gguf_value *types = upg_gguf_find(g, "tokenizer.ggml.token_type");
@@ -149,6 +129,6 @@ char *upg_gguf_tokenizer(const upg_gguf *g, upg_error *e) {
     bool ok = yyjson_mut_obj_add_str(d, model, "type", "BPE") &&
               yyjson_mut_obj_add_bool(d, model, "ignore_merges", pre->ignore_merges) &&
               add_pre_tokenizer(d, root, pre) && add_vocabulary(d, root, model, tokens, types) &&
-              add_merges(d, model, merges) && add_bos(d, root, g);
+              add_merges(d, model, merges) && add_bos(d, root, g, pre);
     return upg_gguf_written(d, ok, e);
 }

@@ -531,8 +531,7 @@ static int wordcount(tpl_interp *t, tpl_value v, tpl_value *out) {
     for (size_t i = 0; i < v.s->n;) {
         uint32_t cp;
         i += (size_t)tpl_decode(v.s->p + i, v.s->n - i, &cp);
-        upg_char_class c = upg_char_class_of(cp);
-        bool word = c == UPG_CHAR_LETTER || c == UPG_CHAR_NUMBER || cp == '_';
+        bool word = upg_char_class_of(cp) & (UPG_CHAR_LETTER | UPG_CHAR_NUMBER) || cp == '_';
         n += word && !inside;
         inside = word;
     }

@@ -354,12 +354,12 @@ static bool all_chars(tpl_value s, const char *name) {
     for (size_t i = 0; i < s.s->n;) {
         uint32_t cp;
         i += (size_t)tpl_decode(s.s->p + i, s.s->n - i, &cp);
-        upg_char_class c = upg_char_class_of(cp);
+        unsigned c = upg_char_class_of(cp);
         bool digit =
             utf8proc_category((utf8proc_int32_t)cp) == UTF8PROC_CATEGORY_ND || cp == 0xB9 || cp == 0xB2 || cp == 0xB3;
         bool is = name[2] == 'd'   ? digit
                   : name[2] == 's' ? tpl_space(cp)
-                                   : c == UPG_CHAR_LETTER || (name[4] == 'n' && c == UPG_CHAR_NUMBER);
+                                   : (c & UPG_CHAR_LETTER) || (name[4] == 'n' && c == UPG_CHAR_NUMBER);
         if (!is) return false;
     }
     return s.s->n > 0;

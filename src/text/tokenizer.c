@@ -2,6 +2,7 @@
 // next without lists in between: added tokens are cut out, the rest is normalised, added tokens that match normalised
 // text are cut out, and what remains is cut by the stages of the pre-tokenizer (or, of SentencePiece's kind, at spaces)
 // into pieces that BPE turns into ids.
+#include "text/piece_cache.h"
 #include "text/tokenizer_internal.h"
 #include "text/unicode.h"
 #include <stdlib.h>
@@ -37,9 +38,10 @@ typedef struct encoder {
     upg_error *e;
     upg_bpe bpe;
     upg_buf prefixed, normalized;
+    upg_piece_cache cache;
 } encoder;
 
-static int encode_piece(encoder *c, const uint8_t *p, size_t n) {
+static int encode_uncached(encoder *c, const uint8_t *p, size_t n) {
     const upg_tokenizer *t = c->t;
     if (n <= t->max_whole) {
         int32_t id = upg_piece_find(t, p, n);
@@ -47,6 +49,27 @@ static int encode_piece(encoder *c, const uint8_t *p, size_t n) {
             return upg_ids_add(c->out, id, c->e);
     }
     return upg_bpe_merge(t, &c->bpe, p, n, c->special, c->out, c->e);
+}
+
+static int encode_piece(encoder *c, const uint8_t *p, size_t n) {
+    if (n > UPG_CACHED_BYTES || !c->cache.slots) return encode_uncached(c, p, n);
+    uint64_t first, last;
+    upg_piece_key(p, n, &first, &last);
+    upg_cached_piece *s = upg_piece_slot_of(&c->cache, first, last, n);
+    upg_ids *out = c->out;
+    if (s->size == n && s->first == first && s->last == last) {
+        if (out->capacity - out->size < UPG_CACHED_IDS && ids_grow(out, c->e)) return -1;
+        memcpy(out->data + out->size, s->ids, sizeof s->ids);
+        out->size += s->n_ids;
+        return 0;
+    }
+    size_t before = out->size;
+    if (encode_uncached(c, p, n)) return -1;
+    size_t n_ids = out->size - before;
+    if (!n_ids || n_ids > UPG_CACHED_IDS) return 0;
+    *s = (upg_cached_piece){.first = first, .last = last, .size = (uint32_t)n, .n_ids = (uint32_t)n_ids};
+    memcpy(s->ids, out->data + before, n_ids * sizeof *s->ids);
+    return 0;
 }
 
 // Runs the stages from the given one on p[0..n), n > 0. Recursion is as deep as there are stages.
@@ -122,11 +145,13 @@ int upg_tokenizer_encode(const upg_tokenizer *t, const char *text, size_t n, boo
     size_t size = out->size;
     encoder c = {.t = t, .special = special, .text = (const uint8_t *)text, .out = out, .e = e};
     upg_match_sink sink = {&c, encode_part, encode_token};
-    int rc = n ? upg_matcher_split(&t->before_nfc, (const uint8_t *)text, n, special, &sink) : 0;
+    int rc = upg_piece_cache_make(&c.cache, n, e);
+    if (!rc && n) rc = upg_matcher_split(&t->before_nfc, (const uint8_t *)text, n, special, &sink);
     if (rc) out->size = size;
     upg_bpe_free(&c.bpe);
     upg_buf_free(&c.prefixed);
     upg_buf_free(&c.normalized);
+    upg_aligned_free(c.cache.slots);
     return rc;
 }
 

@@ -307,16 +307,22 @@ static int add_stage(upg_tokenizer *t, upg_stage stage, upg_error *e) {
     return 0;
 }
 
-static int read_split(upg_tokenizer *t, yyjson_val *v, upg_error *e) {
+// With invert and Removed, matches are kept and what lies between goes: the same where nothing does.
+static int read_split(upg_tokenizer *t, yyjson_val *v, bool after_bytes, upg_error *e) {
     yyjson_val *pattern = yyjson_obj_get(v, "pattern"), *regex = yyjson_obj_get(pattern, "Regex");
     yyjson_val *behavior = yyjson_obj_get(v, "behavior"), *invert = yyjson_obj_get(v, "invert");
     if (!yyjson_is_str(regex)) return upg_fail(e, "tokenizer: pre-tokenizer Split without a Regex is not supported");
-    if (!yyjson_equals_str(behavior, "Isolated") || !yyjson_is_false(invert))
-        return upg_fail(e, "tokenizer: pre-tokenizer Split is supported only with behavior Isolated and invert false");
     const char *s = yyjson_get_str(regex);
     size_t n = yyjson_get_len(regex);
     const upg_pattern *known = upg_pattern_by_regex(s, n);
     if (!known) return upg_fail(e, "tokenizer: pre-tokenizer pattern %.*s is not supported", n < 400 ? (int)n : 400, s);
+    bool isolated = yyjson_equals_str(behavior, "Isolated") && yyjson_is_false(invert);
+    bool kept = yyjson_equals_str(behavior, "Removed") && yyjson_is_true(invert) && known->covers;
+    if (!isolated && !kept)
+        return upg_fail(e, "tokenizer: pre-tokenizer Split is supported only with behavior Isolated and invert false");
+    if (after_bytes && known != upg_pattern_by_name("3-digits", 8))
+        return upg_fail(e, "tokenizer: pre-tokenizer pattern %.*s after ByteLevel is not supported",
+                        n < 400 ? (int)n : 400, s);
     return add_stage(t, (upg_stage){known, false}, e);
 }
 
@@ -339,22 +345,41 @@ static int read_metaspace(upg_tokenizer *t, yyjson_val *v, upg_error *e) {
     return upg_fail(e, "tokenizer: this prepend_scheme of Metaspace is not supported");
 }
 
-// ByteLevel must come last: it changes the text to the alphabet, which later stages would see.
+static int read_named(upg_tokenizer *t, const char *name, upg_error *e) {
+    return add_stage(t, (upg_stage){upg_pattern_by_name(name, strlen(name)), false}, e);
+}
+
+static int read_digits(upg_tokenizer *t, yyjson_val *v, bool after_bytes, upg_error *e) {
+    yyjson_val *single = yyjson_obj_get(v, "individual_digits");
+    if (!yyjson_is_bool(single)) return upg_fail(e, "tokenizer: pre-tokenizer Digits without individual_digits");
+    if (after_bytes) return read_named(t, yyjson_get_bool(single) ? "alphabet-digits" : "alphabet-digit-runs", e);
+    return read_named(t, yyjson_get_bool(single) ? "digits" : "digit-runs", e);
+}
+
+static int read_byte_level(upg_tokenizer *t, yyjson_val *v, upg_error *e) {
+    yyjson_val *regex = yyjson_obj_get(v, "use_regex"), *prefix = yyjson_obj_get(v, "add_prefix_space");
+    if (!yyjson_is_bool(prefix) || (regex && !yyjson_is_bool(regex)))
+        return upg_fail(e, "tokenizer: pre-tokenizer ByteLevel without add_prefix_space");
+    const upg_pattern *pattern = regex && !yyjson_get_bool(regex) ? NULL : upg_pattern_by_name("gpt2", 4);
+    return add_stage(t, (upg_stage){pattern, yyjson_get_bool(prefix)}, e);
+}
+
+// ByteLevel changes the text to the alphabet, which later stages see: only those can follow that are known to be the
+// same there or have a scanner of their own for it.
 static int read_pre_tokenizer(upg_tokenizer *t, yyjson_val *v, bool *bytes, int depth, upg_error *e) {
-    if (*bytes) return upg_fail(e, "tokenizer: pre-tokenizer %s after ByteLevel is not supported", type_of(v));
+    bool split = is_type(v, "Split"), digits = is_type(v, "Digits");
+    if (*bytes && ((!split && !digits) || t->stages[t->n_stages - 1].prefix_space))
+        return upg_fail(e, "tokenizer: pre-tokenizer %s after ByteLevel is not supported", type_of(v));
     if (is_type(v, "Metaspace")) return read_metaspace(t, v, e);
     if (t->spm.metaspace)
         return upg_fail(e, "tokenizer: pre-tokenizer %s after Metaspace is not supported", type_of(v));
-    if (is_type(v, "Split")) return read_split(t, v, e);
-    if (is_type(v, "Digits") && yyjson_is_true(yyjson_obj_get(v, "individual_digits")))
-        return add_stage(t, (upg_stage){upg_pattern_by_name("digits", 6), false}, e);
+    if (split) return read_split(t, v, *bytes, e);
+    if (digits) return read_digits(t, v, *bytes, e);
+    if (is_type(v, "Punctuation") && yyjson_equals_str(yyjson_obj_get(v, "behavior"), "Contiguous"))
+        return read_named(t, "punctuation", e);
     if (is_type(v, "ByteLevel")) {
-        yyjson_val *regex = yyjson_obj_get(v, "use_regex"), *prefix = yyjson_obj_get(v, "add_prefix_space");
-        if (!yyjson_is_bool(prefix) || (regex && !yyjson_is_bool(regex)))
-            return upg_fail(e, "tokenizer: pre-tokenizer ByteLevel without add_prefix_space");
         *bytes = true;
-        const upg_pattern *pattern = regex && !yyjson_get_bool(regex) ? NULL : upg_pattern_by_name("gpt2", 4);
-        return add_stage(t, (upg_stage){pattern, yyjson_get_bool(prefix)}, e);
+        return read_byte_level(t, v, e);
     }
     yyjson_val *list = yyjson_obj_get(v, "pretokenizers");
     if (!is_type(v, "Sequence") || !yyjson_is_arr(list) || depth == MAX_NESTING)

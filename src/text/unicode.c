@@ -1,16 +1,8 @@
-// UTF-8, character classes and NFC. See unicode.h.
+// UTF-8 and NFC. See unicode.h.
 #include "text/unicode.h"
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
-
-// clang-format off
-const uint8_t upg_ascii_class[128] = {
-    0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 4, 3, 3, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-    3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0,
-    0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0,
-    0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0};
-// clang-format on
 
 static inline bool continues(uint8_t b) {
     return (b & 0xC0) == 0x80;
@@ -52,49 +44,6 @@ int upg_utf8_decode_last(const uint8_t *p, size_t n, uint32_t *cp) {
     }
     *cp = UPG_BAD_CHAR;
     return 1;
-}
-
-upg_char_class upg_char_class_of(uint32_t cp) {
-    if (cp < 128) return (upg_char_class)upg_ascii_class[cp];
-    if (cp == UPG_BAD_CHAR) return UPG_CHAR_OTHER;
-    switch (utf8proc_category((utf8proc_int32_t)cp)) {
-    case UTF8PROC_CATEGORY_LU:
-    case UTF8PROC_CATEGORY_LL:
-    case UTF8PROC_CATEGORY_LT:
-    case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO: return UPG_CHAR_LETTER;
-    case UTF8PROC_CATEGORY_ND:
-    case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_NO: return UPG_CHAR_NUMBER;
-    case UTF8PROC_CATEGORY_ZS:
-    case UTF8PROC_CATEGORY_ZL:
-    case UTF8PROC_CATEGORY_ZP: return UPG_CHAR_SPACE;
-    default: return cp == 0x85 ? UPG_CHAR_SPACE : UPG_CHAR_OTHER; // NEXT LINE is White_Space though a control
-    }
-}
-
-bool upg_char_is_space(uint32_t cp) {
-    return upg_char_class_of(cp) >= UPG_CHAR_SPACE;
-}
-
-bool upg_char_is_word(uint32_t cp) {
-    if (cp == UPG_BAD_CHAR) return false;
-    switch (utf8proc_category((utf8proc_int32_t)cp)) {
-    case UTF8PROC_CATEGORY_LU:
-    case UTF8PROC_CATEGORY_LL:
-    case UTF8PROC_CATEGORY_LT:
-    case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO:
-    case UTF8PROC_CATEGORY_MN:
-    case UTF8PROC_CATEGORY_MC:
-    case UTF8PROC_CATEGORY_ME:
-    case UTF8PROC_CATEGORY_ND:
-    case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_PC: return true;
-    default: // the rest of Other_Alphabetic (circled and squared letters), then Join_Control
-        return (cp >= 0x24B6 && cp <= 0x24E9) || (cp >= 0x1F130 && cp <= 0x1F149) || (cp >= 0x1F150 && cp <= 0x1F169) ||
-               (cp >= 0x1F170 && cp <= 0x1F189) || cp == 0x200C || cp == 0x200D;
-    }
 }
 
 // --- NFC ---

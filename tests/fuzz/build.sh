@@ -12,4 +12,4 @@ packages="openblas libxxhash libzstd libutf8proc"
 # shellcheck disable=SC2046,SC2086
 $compile -fsanitize=fuzzer,$sanitize -std=c11 -Wall -Wextra -Wshadow -Wvla -Werror -ffp-contract=off -D_GNU_SOURCE -pthread \
     -Iinclude -Isrc -Ithird_party/yyjson $(pkg-config --cflags $packages) "$1" "$obj/libupg.a" \
-    $(pkg-config --libs $packages) -lm -o "$2"
+    $(pkg-config --libs $packages) -lpcre2-8 -lm -o "$2"
