@@ -83,14 +83,14 @@ static int encode_part(void *context, const uint8_t *p, size_t n) {
         p = (const uint8_t *)c->normalized.data;
         n = c->normalized.size;
     }
-    upg_match_sink sink = {c, encode_text, encode_token};
+    upg_match_sink sink = {.context = c, .text = encode_text, .token = encode_token};
     return upg_matcher_split(&c->t->after_nfc, p, n, c->special, &sink);
 }
 
 int upg_tokenizer_encode(const upg_tokenizer *t, const char *text, size_t n, bool special, upg_ids *out, upg_error *e) {
     size_t size = out->size;
     encoder c = {.t = t, .special = special, .out = out, .e = e};
-    upg_match_sink sink = {&c, encode_part, encode_token};
+    upg_match_sink sink = {.context = &c, .text = encode_part, .token = encode_token};
     int rc = n ? upg_matcher_split(&t->before_nfc, (const uint8_t *)text, n, special, &sink) : 0;
     if (rc) out->size = size;
     upg_bpe_free(&c.bpe);
