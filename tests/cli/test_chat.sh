@@ -171,7 +171,7 @@ check "chat interrupted in a pipe: 130" interrupted_pipe
 # ---- On a terminal ----
 terminal() {
     $python - "$upg" "$work" <<'END'
-import os, pty, select, signal, sys, time
+import os, pty, select, sys, termios, time
 upg, work = sys.argv[1:]
 
 class Terminal:
@@ -195,6 +195,10 @@ class Terminal:
         i = self.seen.index(text) + len(text)
         before, self.seen = self.seen[:i], self.seen[i:]
         return before
+    def prompt(self):  # libedit shows its prompt a moment before it reads single keys
+        self.expect(b"> ")
+        while termios.tcgetattr(self.fd)[3] & termios.ICANON:
+            time.sleep(0.01)
     def send(self, text):
         os.write(self.fd, text)
     def status(self):
@@ -208,43 +212,43 @@ class Terminal:
             pass
 
 t = Terminal("-n", "1000")
-t.expect(b"> ")
+t.prompt()
 t.send(b"/hexp\x1b[D\x7fl\x05\x08p\r")  # editing: left, backspace, l, to the end, backspace, p
 t.expect(b"this list")
-t.expect(b"> ")
+t.prompt()
 t.send(b"never sent")
 t.expect(b"never sent")
 t.send(b"\x03")  # Ctrl-C at the prompt clears the line
 t.expect(b"^C")
-t.expect(b"> ")
+t.prompt()
 t.send(b"/stats\r")
 t.expect(b" 0 messages")
-t.expect(b"> ")
+t.prompt()
 t.send(b"It was a dark and stormy night\r")
 t.expect(b"\r\n")
 t.expect(b" ")  # of the answer
 t.send(b"\x03")
-t.expect(b"> ")
+t.prompt()
 t.send(b"/stats\r")
 answer = int(t.expect(b" messages").split(b"answer: ")[1].split()[0])
 assert 0 < answer < 1000, answer
-t.expect(b"> ")
+t.prompt()
 t.send(b"word " * 180 + b"\r")  # a long prompt: stopped while it is read, or in the answer
 t.expect(b"\r\n")
 t.send(b"\x03")
-t.expect(b"> ")
+t.prompt()
 t.send(b"/stats\r")
 t.expect(b"context: ")
-t.expect(b"> ")
+t.prompt()
 t.send(b"\x04")  # Ctrl-D ends
 assert t.status() == 0
 history = f"{work}/state/upg/history"
 assert os.stat(history).st_mode & 0o777 == 0o600 and os.stat(f"{work}/state/upg").st_mode & 0o777 == 0o700
 t = Terminal()
-t.expect(b"> ")
+t.prompt()
 t.send(b"\x1b[A\r")  # the last line of the history: /stats
 t.expect(b"context: 0 of")
-t.expect(b"> ")
+t.prompt()
 t.send(b"/quit\r")
 assert t.status() == 0
 END
