@@ -7,6 +7,7 @@ Q       := $(if $V,,@)
 PREFIX  ?= /usr/local
 B       := build$(if $(SAN),/san)
 PKGS    := openblas libxxhash libzstd libutf8proc
+CLI_PKGS := libedit
 VERSION := $(shell cat VERSION)
 
 ifneq ($(filter-out setup check-format format clean,$(or $(MAKECMDGOALS),all)),)
@@ -17,8 +18,8 @@ ifneq ($(SETUP),)
 $(error tools/setup.sh failed: see above)
 endif
 endif
-ifneq ($(shell pkg-config --exists $(PKGS) && echo ok),ok)
-$(error libraries are missing ($(PKGS)); run tools/setup.sh, which installs them)
+ifneq ($(shell pkg-config --exists $(PKGS) $(CLI_PKGS) && echo ok),ok)
+$(error libraries are missing ($(PKGS) $(CLI_PKGS)); run tools/setup.sh, which installs them)
 endif
 endif
 
@@ -31,6 +32,7 @@ CFLAGS     := -O1 -g
 BASE_FLAGS += -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer
 endif
 LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm -pthread
+CLI_LIBS := $(shell pkg-config --libs $(CLI_PKGS) 2>/dev/null)
 
 ARCH := $(shell $(CC) -dumpmachine | cut -d- -f1)
 ifeq ($(ARCH),x86_64)
@@ -74,7 +76,7 @@ $B/libupg.so: $(LIB_OBJ) src/libupg.map
 	$Q$(CC) -shared $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) -Wl,-soname,libupg.so.0 -Wl,--version-script=src/libupg.map $(filter %.o,$^) $(LIBS) -o $@
 $B/upg: $(CLI_OBJ) $B/libupg.a
 	$(if $V,,@echo "  LD   $@")
-	$Q$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ $(LIBS) -o $@
+	$Q$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ $(CLI_LIBS) $(LIBS) -o $@
 $B/tests/%: $B/tests/%.o $B/libupg.a
 	$(if $V,,@echo "  LD   $@")
 	$Q$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ -lcmocka -lpcre2-8 $(LIBS) -o $@

@@ -1,7 +1,7 @@
-// Encoding and decoding speed of a tokenizer on one core: bench/tokenizer MODEL TEXT..., MODEL as for upg tokenize. Each text is encoded
-// whole, again and again until a second has passed; the median round counts. Time is the process's CPU time, so that
-// other work on the machine disturbs less. With --ids in front it writes the ids (int32) instead. bench/tokenizer.py
-// puts other implementations beside it.
+// Encoding and decoding speed of a tokenizer on one core: bench/tokenizer MODEL TEXT..., MODEL as for upg tokenize.
+// Each text is encoded whole, again and again until a second has passed; the median round counts. Time is the process's
+// CPU time, so that other work on the machine disturbs less. With --ids in front it writes the ids (int32) instead.
+// bench/tokenizer.py puts other implementations beside it.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -47,6 +47,23 @@ UPG_API int upg_tokenize(const upg_model *m, const char *text, size_t n, bool sp
                          upg_error *e);
 UPG_API void upg_free(void *p);
 
+// Chats: messages to token ids through the model's chat template (Jinja, as in Hugging Face models). The ids are those
+// of transformers' apply_chat_template, except that nothing in a message becomes a control token: names of control
+// tokens count where the template wrote them, and are plain text where a user did. A chat is read-only and may be
+// shared by threads; it is freed before its model.
+typedef struct upg_chat upg_chat;
+// chat_template: used instead of the model's own; NULL for that. Fails if there is none.
+UPG_API upg_chat *upg_chat_new(const upg_model *m, const char *chat_template, upg_error *e);
+UPG_API void upg_chat_free(upg_chat *c);
+// messages: n bytes of JSON, an array of {"role": "system"|"user"|"assistant"|"tool", "content": ..., ...}. options: a
+// JSON object of what else the template may ask for (tools, documents, enable_thinking, ...; add_generation_prompt is
+// true unless it is there), or NULL; NUL-terminated. The caller frees *ids with upg_free. What the template refuses is
+// an error with its message.
+UPG_API int upg_chat_tokens(const upg_chat *c, const char *messages, size_t n, const char *options, int32_t **ids,
+                            size_t *n_ids, upg_error *e);
+// Whether a token ends an answer: an end-of-text token of the model, or what the template writes behind an answer.
+UPG_API bool upg_chat_is_end(const upg_chat *c, int32_t token);
+
 // A session: sequences of tokens with their KV cache, and the buffers to run batches. Everything is reserved when it is
 // made.
 typedef struct upg_session upg_session;

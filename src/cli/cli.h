@@ -1,36 +1,85 @@
-// What the verbs share. A verb is one file here with one function, and one line in main.c's table.
+// What the verbs share. A verb is one file here with its table of options and one function, and one line in main.c's
+// table.
 #pragma once
 #include "base/base.h"
 #include "engine/model.h"
 #include "upg.h"
-#include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 
 enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_INTERRUPTED = 130 };
 
+// ---- Verbs and their options (options.c) ----
+
+typedef enum cli_kind {
+    CLI_FLAG,   // bool
+    CLI_STRING, // const char *
+    CLI_INT,    // int within lo..hi
+    CLI_FLOAT,  // float within lo..hi
+    CLI_DOUBLE, // double within lo..hi
+    CLI_SEED,   // uint64_t, at most INT64_MAX
+    CLI_SET,    // whatever set does; a flag if value is NULL
+} cli_kind;
+
+typedef struct cli_option {
+    const char *name;  // --name
+    char letter;       // -l, or 0
+    const char *value; // what help calls the value; NULL: a flag
+    const char *help;
+    cli_kind kind;
+    size_t offset; // of the variable in the group's struct
+    double lo, hi;
+    int (*set)(const struct cli_option *o, void *group, const char *text, upg_error *e);
+} cli_option;
+
+// Options that come together, over one struct. A verb's own struct embeds those of the groups it shares.
+typedef struct cli_group {
+    const cli_option *options; // ends with a NULL name
+    size_t offset;             // of the group's struct in the verb's
+} cli_group;
+
 typedef struct cli_verb {
-    const char *name, *summary, *help;
+    const char *name, *summary;        // of one line
+    const char *arguments;             // "MODEL -o FILE", for the usage line
+    const char *about;                 // paragraphs of help, each line ended
+    cli_group groups[5];               // ends with a NULL table
+    int min_args, max_args;            // beside the options; at most 4
     int (*run)(int argc, char **argv); // argv[0] is the verb; returns the exit status
 } cli_verb;
 
-extern const cli_verb cli_compress, cli_eval, cli_inspect, cli_run, cli_tokenize;
+extern const cli_verb cli_chat, cli_compress, cli_eval, cli_inspect, cli_list, cli_rm, cli_run, cli_tokenize;
+
+// Fills the verb's struct and args[max_args] (NULL where there is none); -1, or the exit status after --help or a
+// message.
+int cli_parse(const cli_verb *verb, int argc, char **argv, void *options, const char **args);
+// Gives one option a value, checked.
+int cli_option_set(const cli_option *option, void *group, const char *text, upg_error *e);
 
 // One line on standard error; returns the status.
 int cli_failed(const upg_error *e);
 int cli_usage(const cli_verb *verb, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-// --help and options that getopt does not know: the status to return.
-int cli_bad_option(const cli_verb *verb, int c);
 
-// Option values, checked; -1 after a message when not a number within lo..hi.
-int cli_int(const cli_verb *verb, const char *option, const char *text, long long lo, long long hi, long long *value);
-int cli_num(const cli_verb *verb, const char *option, const char *text, double lo, double hi, double *value);
+// ---- Models (models.c) ----
 
-upg_model *cli_open_model(const char *path, upg_error *e); // NULL path: the embedded default
+char *cli_models_folder(upg_error *e); // $UPG_MODELS, $XDG_DATA_HOME/upg/models or ~/.local/share/upg/models
+// What a MODEL argument means: a path that exists; else a model of the folder: NAME, NAME.upg or NAME.gguf; else the
+// argument as it is, so that opening it says what is wrong. The caller frees it.
+char *cli_model_path(const char *name, upg_error *e);
+// The file or folder of a model in the models folder, or NULL with a message. It is never outside.
+char *cli_stored_model(const char *name, upg_error *e);
+// Where a model of that name is to be written; makes the folder.
+char *cli_new_model_path(const char *name, upg_error *e);
+upg_model *cli_open_model(const char *name, upg_error *e); // NULL: the embedded default
+// Parameters of a model, embedding included.
+double cli_parameters(const upg_weights *w);
+
+// ---- The rest (common.c) ----
+
 char *cli_read_all(FILE *f, const char *name, size_t *n, upg_error *e);
+char *cli_read_file(const char *path, size_t *n, upg_error *e);
 
 extern volatile sig_atomic_t cli_interrupted; // set by Ctrl-C after cli_catch_interrupt
-void cli_catch_interrupt(void);
+void cli_catch_interrupt(bool again);         // again: every Ctrl-C; otherwise the second one kills
 
 // A progress line on a terminal, a plain line every ten percent otherwise. done is 0..1.
 typedef struct cli_progress {

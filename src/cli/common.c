@@ -1,66 +1,10 @@
-// Messages, option values, progress and the embedded default model, for every verb.
+// Input, interrupts, progress and the look of numbers, for every verb.
 #include "cli/cli.h"
 #include "yyjson.h"
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-int cli_failed(const upg_error *e) {
-    fprintf(stderr, "upg: %s\n", e->message);
-    return CLI_FAILED;
-}
-
-int cli_usage(const cli_verb *verb, const char *fmt, ...) {
-    va_list ap;
-    va_start(ap, fmt);
-    fprintf(stderr, "upg %s: ", verb->name);
-    vfprintf(stderr, fmt, ap);
-    fprintf(stderr, "; upg %s --help\n", verb->name);
-    va_end(ap);
-    return CLI_USAGE;
-}
-
-int cli_bad_option(const cli_verb *verb, int c) {
-    if (c == 'h') {
-        fputs(verb->help, stdout);
-        return CLI_OK;
-    }
-    fprintf(stderr, "see upg %s --help\n", verb->name); // getopt has named the option
-    return CLI_USAGE;
-}
-
-int cli_int(const cli_verb *verb, const char *option, const char *text, long long lo, long long hi, long long *value) {
-    char *end;
-    errno = 0;
-    long long n = strtoll(text, &end, 10);
-    if (errno || end == text || *end || n < lo || n > hi) {
-        cli_usage(verb, "%s %s: not a whole number within %lld..%lld", option, text, lo, hi);
-        return -1;
-    }
-    *value = n;
-    return 0;
-}
-
-int cli_num(const cli_verb *verb, const char *option, const char *text, double lo, double hi, double *value) {
-    char *end;
-    double x = strtod(text, &end);
-    if (end == text || *end || !(x >= lo && x <= hi)) {
-        cli_usage(verb, "%s %s: not a number within %g..%g", option, text, lo, hi);
-        return -1;
-    }
-    *value = x;
-    return 0;
-}
-
-extern const uint8_t upg_default_model[], upg_default_model_end[];
-
-upg_model *cli_open_model(const char *path, upg_error *e) {
-    if (path) return upg_model_open(path, e);
-    return upg_model_open_memory(upg_default_model, (size_t)(upg_default_model_end - upg_default_model),
-                                 "the embedded default model", e);
-}
 
 char *cli_read_all(FILE *f, const char *name, size_t *n, upg_error *e) {
     upg_buf b = {0};
@@ -77,6 +21,17 @@ char *cli_read_all(FILE *f, const char *name, size_t *n, upg_error *e) {
     return NULL;
 }
 
+char *cli_read_file(const char *path, size_t *n, upg_error *e) {
+    FILE *f = fopen(path, "rb");
+    if (!f) {
+        upg_fail(e, "%s: %s", path, strerror(errno));
+        return NULL;
+    }
+    char *text = cli_read_all(f, path, n, e);
+    fclose(f);
+    return text;
+}
+
 volatile sig_atomic_t cli_interrupted;
 
 static void on_interrupt(int sig) {
@@ -84,8 +39,8 @@ static void on_interrupt(int sig) {
     cli_interrupted = 1;
 }
 
-void cli_catch_interrupt(void) {
-    struct sigaction a = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND}; // a second Ctrl-C kills
+void cli_catch_interrupt(bool again) {
+    struct sigaction a = {.sa_handler = on_interrupt, .sa_flags = again ? 0 : (int)SA_RESETHAND};
     sigemptyset(&a.sa_mask);
     sigaction(SIGINT, &a, NULL);
 }

@@ -5,100 +5,58 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char help[] =
-    "usage: upg compress SRC -o FILE [OPTIONS]\n\n"
-    "SRC is a folder with config.json and safetensors (one file or shards), or a GGUF file. FILE appears only when it "
-    "is whole.\n\n"
-    "  -o FILE              the .upg file to write\n"
-    "  --ratio R            file at most 1/R of the FP32 size (default 10)\n"
-    "  --bits B             file at most B bits a parameter, everything included\n"
-    "  --layer-bits K       bits of every layer matrix: 2, 2.5, 3, 3.5, 4, or 8 (int8)\n"
-    "  --embedding-bits K   bits of the embedding\n"
-    "  --head-bits K        bits of the head, or of the embedding that serves as one\n"
-    "  --encoding E         trellis (default) or int8: every matrix in int8, the near-lossless reference\n"
-    "  --exact              exact trellis search: slower, about .03 dB better\n"
-    "  --seed N             seed of the rotation's signs (default 1)\n"
-    "  -t, --threads N      default: one a core\n"
-    "  --json               print the result as JSON\n"
-    "  -q, --quiet          no progress\n\n"
-    "Bits that no option fixes are chosen so that the file meets the ratio. The file is the same for any number of "
-    "threads.\n";
-
-enum { OPT_RATIO = 256, OPT_BITS, OPT_LAYER, OPT_EMBEDDING, OPT_HEAD, OPT_ENCODING, OPT_EXACT, OPT_SEED, OPT_JSON };
-
 typedef struct options {
-    const char *source, *out;
+    const char *out, *name;
     bool json;
     upg_compress_options c;
     cli_progress progress;
 } options;
 
 // "2.5" -> 5, "8" -> UPG_BITS_INT8.
-static int parse_bits(const char *option, const char *text, int *bits2) {
+static int set_bits(const cli_option *o, void *group, const char *text, upg_error *e) {
     static const struct {
         const char *text;
         int bits2;
     } known[] = {{"2", 4}, {"2.5", 5}, {"3", 6}, {"3.5", 7}, {"4", 8}, {"8", UPG_BITS_INT8}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (!strcmp(text, known[i].text)) {
-            *bits2 = known[i].bits2;
+            *(int *)((char *)group + o->offset) = known[i].bits2;
             return 0;
         }
-    cli_usage(&cli_compress, "%s %s: one of 2, 2.5, 3, 3.5, 4, 8", option, text);
-    return -1;
+    return upg_fail(e, "--%s %s: one of 2, 2.5, 3, 3.5, 4, 8", o->name, text);
 }
 
-static int set_encoding(options *o, const char *text) {
+static int set_encoding(const cli_option *o, void *group, const char *text, upg_error *e) {
+    upg_compress_options *c = &((options *)group)->c;
     if (!strcmp(text, "trellis")) return 0;
-    if (strcmp(text, "int8")) {
-        cli_usage(&cli_compress, "--encoding %s: trellis or int8", text);
-        return -1;
-    }
-    o->c.layer_bits = o->c.embedding_bits = o->c.head_bits = UPG_BITS_INT8;
+    if (strcmp(text, "int8")) return upg_fail(e, "--%s %s: trellis or int8", o->name, text);
+    c->layer_bits = c->embedding_bits = c->head_bits = UPG_BITS_INT8;
     return 0;
 }
 
-static int parse(int argc, char **argv, options *o) {
-    static const struct option longs[] = {{"ratio", 1, 0, OPT_RATIO},
-                                          {"bits", 1, 0, OPT_BITS},
-                                          {"layer-bits", 1, 0, OPT_LAYER},
-                                          {"embedding-bits", 1, 0, OPT_EMBEDDING},
-                                          {"head-bits", 1, 0, OPT_HEAD},
-                                          {"encoding", 1, 0, OPT_ENCODING},
-                                          {"exact", 0, 0, OPT_EXACT},
-                                          {"seed", 1, 0, OPT_SEED},
-                                          {"threads", 1, 0, 't'},
-                                          {"json", 0, 0, OPT_JSON},
-                                          {"quiet", 0, 0, 'q'},
-                                          {"help", 0, 0, 'h'},
-                                          {0, 0, 0, 0}};
-    long long n = 0;
-    int c, rc = 0;
-    while (!rc && (c = getopt_long(argc, argv, "o:t:qh", longs, NULL)) != -1) switch (c) {
-        case 'o': o->out = optarg; break;
-        case OPT_RATIO: rc = cli_num(&cli_compress, "--ratio", optarg, 1, 100, &o->c.ratio); break;
-        case OPT_BITS: rc = cli_num(&cli_compress, "--bits", optarg, 0.1, 32, &o->c.bits); break;
-        case OPT_LAYER: rc = parse_bits("--layer-bits", optarg, &o->c.layer_bits); break;
-        case OPT_EMBEDDING: rc = parse_bits("--embedding-bits", optarg, &o->c.embedding_bits); break;
-        case OPT_HEAD: rc = parse_bits("--head-bits", optarg, &o->c.head_bits); break;
-        case OPT_ENCODING: rc = set_encoding(o, optarg); break;
-        case OPT_EXACT: o->c.exact_search = true; break;
-        case OPT_SEED:
-            rc = cli_int(&cli_compress, "--seed", optarg, 0, INT64_MAX, &n);
-            o->c.rotation_seed = (uint64_t)n;
-            break;
-        case 't':
-            rc = cli_int(&cli_compress, "--threads", optarg, 1, 1024, &n);
-            o->c.n_threads = (int)n;
-            break;
-        case OPT_JSON: o->json = true; break;
-        case 'q': o->progress.quiet = true; break;
-        default: return cli_bad_option(&cli_compress, c);
-        }
-    if (rc) return CLI_USAGE;
-    if (optind + 1 != argc) return cli_usage(&cli_compress, "give one model to compress");
-    o->source = argv[optind];
-    if (!o->out) return cli_usage(&cli_compress, "-o FILE is missing");
+#define AT(field) .offset = offsetof(options, field)
+static const cli_option table[] = {
+    {"output", 'o', "FILE", "the .upg file to write", CLI_STRING, AT(out)},
+    {"name", 0, "NAME", "or: keep it in the models folder under this name (upg list)", CLI_STRING, AT(name)},
+    {"ratio", 0, "R", "file at most 1/R of the FP32 size (default 10)", CLI_DOUBLE, AT(c.ratio), 1, 100},
+    {"bits", 0, "B", "file at most B bits a parameter, everything included", CLI_DOUBLE, AT(c.bits), 0.1, 32},
+    {"layer-bits", 0, "K", "bits of every layer matrix: 2, 2.5, 3, 3.5, 4, or 8 (int8)", CLI_SET, AT(c.layer_bits),
+     .set = set_bits},
+    {"embedding-bits", 0, "K", "bits of the embedding", CLI_SET, AT(c.embedding_bits), .set = set_bits},
+    {"head-bits", 0, "K", "bits of the head, or of the embedding that serves as one", CLI_SET, AT(c.head_bits),
+     .set = set_bits},
+    {"encoding", 0, "E", "trellis (default) or int8: every matrix in int8, the near-lossless reference", CLI_SET,
+     .set = set_encoding},
+    {"exact", 0, NULL, "exact trellis search: slower, about .03 dB better", CLI_FLAG, AT(c.exact_search)},
+    {"seed", 0, "N", "seed of the rotation's signs (default 1)", CLI_SEED, AT(c.rotation_seed)},
+    {"threads", 't', "N", "default: one a core", CLI_INT, AT(c.n_threads), 1, 1024},
+    {"json", 0, NULL, "print the result as JSON", CLI_FLAG, AT(json)},
+    {"quiet", 'q', NULL, "no progress", CLI_FLAG, AT(progress.quiet)},
+    {0}};
+
+// Options that exclude or need each other; -1 if all is well.
+static int check(options *o) {
+    if (!o->out == !o->name) return cli_usage(&cli_compress, "give one of -o FILE and --name NAME");
     if ((o->c.ratio > 0) + (o->c.bits > 0) + (o->c.layer_bits > 0) > 1 && !(o->c.layer_bits == UPG_BITS_INT8))
         return cli_usage(&cli_compress, "--ratio, --bits and --layer-bits exclude each other");
     if (!o->c.ratio && !o->c.bits && !o->c.layer_bits) o->c.ratio = 10;
@@ -132,7 +90,7 @@ static void print_json(const upg_compress_result *r, double seconds) {
     upg_buf_free(&b);
 }
 
-static void print_table(const options *o, const upg_compress_result *r, double seconds) {
+static void print_table(const char *out, const upg_compress_result *r, double seconds) {
     char a[32], b[32], c[32];
     printf("%-48s %7s %7s %6s %14s\n", "tensor", "rows", "cols", "bits", "relative error");
     for (size_t i = 0; i < r->n; i++)
@@ -140,33 +98,52 @@ static void print_table(const options *o, const upg_compress_result *r, double s
             printf("%-48s %7lld %7lld %6s %13.4f%%\n", r->tensors[i].name, (long long)r->tensors[i].rows,
                    (long long)r->tensors[i].cols, bits_name(r->tensors[i].bits2), 100 * r->tensors[i].error);
     double n = (double)r->parameters, bytes = (double)r->bytes;
-    printf("%s: %s, %.2f:1 against FP32 (%s), %.2f:1 against BF16 (%s), %.3f bits a parameter, %.1f s\n", o->out,
+    printf("%s: %s, %.2f:1 against FP32 (%s), %.2f:1 against BF16 (%s), %.3f bits a parameter, %.1f s\n", out,
            cli_bytes(bytes, a), 4 * n / bytes, cli_bytes(4 * n, b), 2 * n / bytes, cli_bytes(2 * n, c), 8 * bytes / n,
            seconds);
 }
 
 static int run(int argc, char **argv) {
     options o = {.c = {.rotation_seed = 1}};
-    int status = parse(argc, argv, &o);
+    const char *args[1];
+    int status = cli_parse(&cli_compress, argc, argv, &o, args);
+    if (status < 0) status = check(&o);
     if (status >= 0) return status;
     o.c.progress = on_progress;
     o.c.progress_ctx = &o.progress;
-    cli_catch_interrupt();
+    cli_catch_interrupt(false);
     upg_error e = {0};
     upg_compress_result r;
     double start = upg_now();
-    int rc = upg_compress(o.source, o.out, &o.c, &r, &e);
+    char *source = cli_model_path(args[0], &e);
+    char *out = !source ? NULL : o.out ? upg_strdup(o.out, strlen(o.out), &e) : cli_new_model_path(o.name, &e);
+    int rc = out ? upg_compress(source, out, &o.c, &r, &e) : -1;
     cli_progress_end(&o.progress);
     if (rc) {
         status = cli_failed(&e);
-        return cli_interrupted ? CLI_INTERRUPTED : status;
+        if (cli_interrupted) status = CLI_INTERRUPTED;
+    } else {
+        status = CLI_OK;
+        if (o.json)
+            print_json(&r, upg_now() - start);
+        else
+            print_table(out, &r, upg_now() - start);
+        upg_compress_result_free(&r);
     }
-    if (o.json)
-        print_json(&r, upg_now() - start);
-    else
-        print_table(&o, &r, upg_now() - start);
-    upg_compress_result_free(&r);
-    return CLI_OK;
+    free(source);
+    free(out);
+    return status;
 }
 
-const cli_verb cli_compress = {"compress", "turn an original model into a .upg file", help, run};
+const cli_verb cli_compress = {
+    .name = "compress",
+    .summary = "turn an original model into a .upg file",
+    .arguments = "SRC (-o FILE | --name NAME) [OPTIONS]",
+    .about =
+        "SRC is a folder with config.json and safetensors (one file or shards), or a GGUF file. FILE appears only\n"
+        "when it is whole. Bits that no option fixes are chosen so that the file meets the ratio. The file is the\n"
+        "same for any number of threads.\n",
+    .groups = {{table, 0}},
+    .min_args = 1,
+    .max_args = 1,
+    .run = run};

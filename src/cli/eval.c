@@ -6,29 +6,28 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char help[] =
-    "usage: upg eval MODEL (--text FILE | --tokens FILE.u16) [OPTIONS]\n\n"
-    "Negative log-likelihood and perplexity over disjoint windows of N tokens, each predicting its N next ones. With "
-    "--reference also the\n"
-    "mean KL divergence KL(reference || model) in nats a token, and how often both agree on the likeliest token.\n\n"
-    "  --text FILE          text, tokenised by the model's tokenizer, after its BOS if it wants one\n"
-    "  --tokens FILE        little-endian 16-bit token ids; nothing is added\n"
-    "  --window N           default 1024, or the model's context if that is less\n"
-    "  --windows N          stop after N windows (default: all)\n"
-    "  --reference SRC      the original, or another .upg\n"
-    "  --logits FILE        write F32 `logits` [tokens][vocabulary] as safetensors\n"
-    "  -t, --threads N      default: one a core\n"
-    "  --json               keys nll, ppl, kl, top1, tokens\n"
-    "  -q, --quiet          no progress\n";
-
-enum { OPT_TEXT = 256, OPT_TOKENS, OPT_WINDOW, OPT_WINDOWS, OPT_REFERENCE, OPT_LOGITS, OPT_JSON, BATCH = 256 };
+enum { BATCH = 256 };
 
 typedef struct options {
     const char *model, *reference, *text, *tokens, *logits;
-    long long window, windows, n_threads; // 0: the default
+    int window, windows, n_threads; // 0: the default
     bool json;
     cli_progress progress;
 } options;
+
+#define AT(field) .offset = offsetof(options, field)
+static const cli_option table[] = {
+    {"text", 0, "FILE", "text, tokenised by the model's tokenizer, after its BOS if it wants one", CLI_STRING,
+     AT(text)},
+    {"tokens", 0, "FILE", "little-endian 16-bit token ids; nothing is added", CLI_STRING, AT(tokens)},
+    {"window", 0, "N", "default 1024, or the model's context if that is less", CLI_INT, AT(window), 1, 1 << 24},
+    {"windows", 0, "N", "stop after N windows (default: all)", CLI_INT, AT(windows), 1, INT32_MAX},
+    {"reference", 0, "SRC", "the original, or another .upg", CLI_STRING, AT(reference)},
+    {"logits", 0, "FILE", "write F32 `logits` [tokens][vocabulary] as safetensors", CLI_STRING, AT(logits)},
+    {"threads", 't', "N", "default: one a core", CLI_INT, AT(n_threads), 1, 1024},
+    {"json", 0, NULL, "keys nll, ppl, kl, top1, tokens", CLI_FLAG, AT(json)},
+    {"quiet", 'q', NULL, "no progress", CLI_FLAG, AT(progress.quiet)},
+    {0}};
 
 typedef struct row_score {
     double nll, kl;
@@ -50,38 +49,6 @@ typedef struct evaluation {
     double nll, kl;
     uint64_t same_top, n;
 } evaluation;
-
-static int parse(int argc, char **argv, options *o) {
-    static const struct option longs[] = {{"text", 1, 0, OPT_TEXT},
-                                          {"tokens", 1, 0, OPT_TOKENS},
-                                          {"window", 1, 0, OPT_WINDOW},
-                                          {"windows", 1, 0, OPT_WINDOWS},
-                                          {"reference", 1, 0, OPT_REFERENCE},
-                                          {"logits", 1, 0, OPT_LOGITS},
-                                          {"threads", 1, 0, 't'},
-                                          {"json", 0, 0, OPT_JSON},
-                                          {"quiet", 0, 0, 'q'},
-                                          {"help", 0, 0, 'h'},
-                                          {0, 0, 0, 0}};
-    int c, rc = 0;
-    while (!rc && (c = getopt_long(argc, argv, "t:qh", longs, NULL)) != -1) switch (c) {
-        case OPT_TEXT: o->text = optarg; break;
-        case OPT_TOKENS: o->tokens = optarg; break;
-        case OPT_WINDOW: rc = cli_int(&cli_eval, "--window", optarg, 1, 1 << 24, &o->window); break;
-        case OPT_WINDOWS: rc = cli_int(&cli_eval, "--windows", optarg, 1, INT64_MAX, &o->windows); break;
-        case OPT_REFERENCE: o->reference = optarg; break;
-        case OPT_LOGITS: o->logits = optarg; break;
-        case 't': rc = cli_int(&cli_eval, "-t", optarg, 1, 1024, &o->n_threads); break;
-        case OPT_JSON: o->json = true; break;
-        case 'q': o->progress.quiet = true; break;
-        default: return cli_bad_option(&cli_eval, c);
-        }
-    if (rc) return CLI_USAGE;
-    if (optind + 1 != argc) return cli_usage(&cli_eval, "give one model");
-    o->model = argv[optind];
-    if (!o->text == !o->tokens) return cli_usage(&cli_eval, "give one of --text and --tokens");
-    return -1;
-}
 
 static int load_text(evaluation *ev, upg_error *e) {
     size_t n = 0, n_ids = 0;
@@ -118,19 +85,19 @@ static int load_tokens(evaluation *ev, upg_error *e) {
 }
 
 static int open_session(evaluation *ev, const char *path, upg_model **m, upg_session **s, upg_error *e) {
-    if (!(*m = upg_model_open(path, e))) return -1;
+    if (!(*m = cli_open_model(path, e))) return -1;
     int max = upg_model_max_context(*m);
     if (ev->o->window > max)
-        return upg_fail(e, "%s: --window %lld is more than its context of %d", path, ev->o->window, max);
+        return upg_fail(e, "%s: --window %d is more than its context of %d", path, ev->o->window, max);
     if (ev->window > max) ev->window = max;
     upg_session_options o = {
-        .n_threads = (int)ev->o->n_threads, .context = ev->window, .max_rows = BATCH, .max_logits = BATCH};
+        .n_threads = ev->o->n_threads, .context = ev->window, .max_rows = BATCH, .max_logits = BATCH};
     return (*s = upg_session_new(*m, &o, e)) ? 0 : -1;
 }
 
 static int open_all(evaluation *ev, upg_error *e) {
     const options *o = ev->o;
-    if (open_session(ev, o->model, &ev->model, &ev->session, e) || !(ev->pool = upg_pool_new((int)o->n_threads, e)))
+    if (open_session(ev, o->model, &ev->model, &ev->session, e) || !(ev->pool = upg_pool_new(o->n_threads, e)))
         return -1;
     if (o->reference) {
         if (open_session(ev, o->reference, &ev->reference, &ev->reference_session, e)) return -1;
@@ -244,14 +211,15 @@ static void print_result(const evaluation *ev) {
 
 static int run(int argc, char **argv) {
     options o = {0};
-    int status = parse(argc, argv, &o);
+    int status = cli_parse(&cli_eval, argc, argv, &o, &o.model);
     if (status >= 0) return status;
+    if (!o.text == !o.tokens) return cli_usage(&cli_eval, "give one of --text and --tokens");
     upg_error e = {0};
     evaluation *ev = upg_alloc(1, sizeof *ev, &e);
     if (!ev) return cli_failed(&e);
     ev->o = &o;
-    ev->window = o.window ? (int)o.window : 1024;
-    cli_catch_interrupt();
+    ev->window = o.window ? o.window : 1024;
+    cli_catch_interrupt(false);
     int rc = open_all(ev, &e) || evaluate(ev, &e);
     cli_progress_end(&o.progress);
     status = !rc ? CLI_OK : cli_interrupted ? CLI_INTERRUPTED : CLI_FAILED;
@@ -270,4 +238,15 @@ static int run(int argc, char **argv) {
     return status;
 }
 
-const cli_verb cli_eval = {"eval", "measure perplexity and divergence from a reference", help, run};
+const cli_verb cli_eval = {
+    .name = "eval",
+    .summary = "measure perplexity and divergence from a reference",
+    .arguments = "MODEL (--text FILE | --tokens FILE.u16) [OPTIONS]",
+    .about =
+        "Negative log-likelihood and perplexity over disjoint windows of N tokens, each predicting its N next ones.\n"
+        "With --reference also the mean KL divergence KL(reference || model) in nats a token, and how often both\n"
+        "agree on the likeliest token.\n",
+    .groups = {{table, 0}},
+    .min_args = 1,
+    .max_args = 1,
+    .run = run};

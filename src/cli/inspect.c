@@ -4,23 +4,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char help[] =
-    "usage: upg inspect MODEL [--verify] [--json]\n\n"
-    "Shows a model's architecture, tensors and sizes, and the report made when it was compressed.\n\n"
-    "  --verify   read every tensor and compare it with its recorded hash\n"
-    "  --json     machine-readable\n";
+typedef struct options {
+    bool verify, json;
+} options;
 
-enum { OPT_VERIFY = 256, OPT_JSON };
+static const cli_option table[] = {{"verify", 0, NULL, "read every tensor and compare it with its recorded hash",
+                                    CLI_FLAG, .offset = offsetof(options, verify)},
+                                   {"json", 0, NULL, "machine-readable", CLI_FLAG, .offset = offsetof(options, json)},
+                                   {0}};
 
 static double bits_of(const upg_tensor *t) {
     return 8.0 * (double)t->bytes / ((double)t->rows * (double)t->cols);
-}
-
-static void totals(const upg_weights *w, double *parameters, double *bytes) {
-    *parameters = 0;
-    for (size_t i = 0; i < w->n; i++)
-        if (w->tensors[i].encoding != UPG_BYTES) *parameters += (double)w->tensors[i].rows * (double)w->tensors[i].cols;
-    *bytes = (double)w->file_bytes;
 }
 
 static void encoding_name(const upg_tensor *t, char out[32]) {
@@ -33,9 +27,8 @@ static void encoding_name(const upg_tensor *t, char out[32]) {
 static void print_text(const upg_model *m, bool verified) {
     const upg_weights *w = &m->weights;
     const upg_config *c = &m->config;
-    double parameters, bytes;
+    double parameters = cli_parameters(w), bytes = (double)w->file_bytes;
     char a[32], encoding[32];
-    totals(w, &parameters, &bytes);
     printf("architecture   %s\n", c->arch->name);
     printf("layers         %d of hidden %d, feed-forward %d\n", c->n_layers, c->hidden_size, c->ffn_size);
     printf("attention      %d heads, %d KV heads of %d; %d rotated, theta %g\n", c->n_heads, c->n_kv_heads, c->head_dim,
@@ -43,8 +36,9 @@ static void print_text(const upg_model *m, bool verified) {
     printf("context        %d", c->max_positions);
     if (c->sliding_window) printf(", window %d", c->sliding_window);
     if (c->rope_attention != 0) printf(", longrope beyond %g", c->rope_original);
-    printf("\nvocabulary     %d%s, tokenizer %s\n", c->vocab_size, c->tied ? ", head tied to the embedding" : "",
-           m->tokenizer ? "included" : "missing");
+    printf("\nvocabulary     %d%s, tokenizer %s, chat template %s\n", c->vocab_size,
+           c->tied ? ", head tied to the embedding" : "", m->tokenizer ? "included" : "missing",
+           w->chat_template ? "included" : "missing");
     printf("\n%-48s %8s %8s  %-12s %7s\n", "tensor", "rows", "cols", "encoding", "bits");
     for (size_t i = 0; i < w->n; i++) {
         const upg_tensor *t = &w->tensors[i];
@@ -60,9 +54,8 @@ static void print_text(const upg_model *m, bool verified) {
 
 static int print_json(const upg_model *m, bool verified, upg_error *e) {
     const upg_weights *w = &m->weights;
-    double parameters, bytes;
+    double parameters = cli_parameters(w), bytes = (double)w->file_bytes;
     upg_buf b = {0};
-    totals(w, &parameters, &bytes);
     upg_buf_str(&b, "{\"config\":");
     if (upg_config_write(&m->config, &b, e)) return -1;
     upg_buf_fmt(&b,
@@ -87,32 +80,31 @@ static int print_json(const upg_model *m, bool verified, upg_error *e) {
 }
 
 static int run(int argc, char **argv) {
-    static const struct option longs[] = {
-        {"verify", 0, 0, OPT_VERIFY}, {"json", 0, 0, OPT_JSON}, {"help", 0, 0, 'h'}, {0, 0, 0, 0}};
-    bool verify = false, json = false;
-    int c, rc = -1;
-    while ((c = getopt_long(argc, argv, "h", longs, NULL)) != -1)
-        if (c == OPT_VERIFY)
-            verify = true;
-        else if (c == OPT_JSON)
-            json = true;
-        else
-            return cli_bad_option(&cli_inspect, c);
-    if (optind + 1 < argc) return cli_usage(&cli_inspect, "one model at most");
+    options o = {0};
+    const char *args[1];
+    int status = cli_parse(&cli_inspect, argc, argv, &o, args), rc = -1;
+    if (status >= 0) return status;
     upg_error e = {0};
-    upg_model *m = cli_open_model(optind < argc ? argv[optind] : NULL, &e);
-    if (m && verify && !m->weights.compressed)
+    upg_model *m = cli_open_model(args[0], &e);
+    if (m && o.verify && !m->weights.compressed)
         upg_fail(&e, "--verify needs a .upg file: originals have no hashes");
-    else if (m && verify && upg_weights_verify(&m->weights, &e))
+    else if (m && o.verify && upg_weights_verify(&m->weights, &e))
         rc = -1;
-    else if (m && json)
-        rc = print_json(m, verify, &e);
+    else if (m && o.json)
+        rc = print_json(m, o.verify, &e);
     else if (m) {
-        print_text(m, verify);
+        print_text(m, o.verify);
         rc = 0;
     }
     upg_model_free(m);
     return rc ? cli_failed(&e) : CLI_OK;
 }
 
-const cli_verb cli_inspect = {"inspect", "show what is in a model file", help, run};
+const cli_verb cli_inspect = {
+    .name = "inspect",
+    .summary = "show what is in a model file",
+    .arguments = "[MODEL] [--verify] [--json]",
+    .about = "Shows a model's architecture, tensors and sizes, and the report made when it was compressed.\n",
+    .groups = {{table, 0}},
+    .max_args = 1,
+    .run = run};

@@ -2,7 +2,8 @@
 #include "cli/cli.h"
 #include <string.h>
 
-static const cli_verb *const verbs[] = {&cli_compress, &cli_run, &cli_eval, &cli_inspect, &cli_tokenize};
+static const cli_verb *const verbs[] = {&cli_chat,    &cli_run,      &cli_compress, &cli_eval,
+                                        &cli_inspect, &cli_tokenize, &cli_list,     &cli_rm};
 enum { N_VERBS = sizeof verbs / sizeof *verbs };
 
 static void help(FILE *f) {

@@ -6,23 +6,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char help[] =
-    "usage: upg tokenize MODEL [--special] [--decode]\n\n"
-    "Reads standard input byte for byte and prints its token ids on one line. Nothing is added (no BOS or EOS), and no "
-    "text becomes\n"
-    "a control token unless --special is given. MODEL need not have weights: a folder, a GGUF vocabulary, a "
-    "tokenizer.json,\n"
-    "tokenizer.model or X.tiktoken will do.\n\n"
-    "  --special    names of control tokens in the text become control tokens; with --decode they are printed\n"
-    "  --decode     read ids, print text\n";
+typedef struct options {
+    bool special, decode;
+} options;
 
-enum { OPT_SPECIAL = 256, OPT_DECODE };
+static const cli_option table[] = {
+    {"special", 0, NULL, "names of control tokens in the text become control tokens; with --decode they are printed",
+     CLI_FLAG, .offset = offsetof(options, special)},
+    {"decode", 0, NULL, "read ids, print text", CLI_FLAG, .offset = offsetof(options, decode)},
+    {0}};
 
 // Only the tokenizer is opened: a large model's weights need not be well, or there.
 static upg_tokenizer *open_tokenizer(const char *path, upg_error *e) {
     upg_tokenizer *t = NULL;
     upg_weights w;
-    if (upg_weights_open_tokenizer(&w, path, e)) return NULL;
+    char *file = cli_model_path(path, e);
+    int rc = file ? upg_weights_open_tokenizer(&w, file, e) : -1;
+    free(file);
+    if (rc) return NULL;
     if (!upg_weights_tokenizer(&w, &t, e) && !t) upg_fail(e, "%s: has no tokenizer", path);
     upg_weights_close(&w);
     return t;
@@ -62,26 +63,29 @@ static int decode(const upg_tokenizer *t, const char *text, bool special, upg_er
 }
 
 static int run(int argc, char **argv) {
-    static const struct option longs[] = {
-        {"special", 0, 0, OPT_SPECIAL}, {"decode", 0, 0, OPT_DECODE}, {"help", 0, 0, 'h'}, {0, 0, 0, 0}};
-    bool special = false, decoding = false;
-    int c;
-    while ((c = getopt_long(argc, argv, "h", longs, NULL)) != -1)
-        if (c == OPT_SPECIAL)
-            special = true;
-        else if (c == OPT_DECODE)
-            decoding = true;
-        else
-            return cli_bad_option(&cli_tokenize, c);
-    if (optind + 1 != argc) return cli_usage(&cli_tokenize, "give one model or tokenizer");
+    options o = {0};
+    const char *args[1];
+    int status = cli_parse(&cli_tokenize, argc, argv, &o, args);
+    if (status >= 0) return status;
     upg_error e = {0};
     size_t n = 0;
-    upg_tokenizer *t = open_tokenizer(argv[optind], &e);
+    upg_tokenizer *t = open_tokenizer(args[0], &e);
     char *text = t ? cli_read_all(stdin, "standard input", &n, &e) : NULL;
-    int rc = !text ? -1 : decoding ? decode(t, text, special, &e) : encode(t, text, n, special, &e);
+    int rc = !text ? -1 : o.decode ? decode(t, text, o.special, &e) : encode(t, text, n, o.special, &e);
     free(text);
     upg_tokenizer_free(t);
     return rc ? cli_failed(&e) : CLI_OK;
 }
 
-const cli_verb cli_tokenize = {"tokenize", "turn text into token ids and back", help, run};
+const cli_verb cli_tokenize = {
+    .name = "tokenize",
+    .summary = "turn text into token ids and back",
+    .arguments = "MODEL [--special] [--decode]",
+    .about =
+        "Reads standard input byte for byte and prints its token ids on one line. Nothing is added (no BOS or EOS),\n"
+        "and no text becomes a control token unless --special is given. MODEL need not have weights: a folder, a GGUF\n"
+        "vocabulary, a tokenizer.json, tokenizer.model or X.tiktoken will do.\n",
+    .groups = {{table, 0}},
+    .min_args = 1,
+    .max_args = 1,
+    .run = run};

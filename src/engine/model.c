@@ -1,6 +1,7 @@
 // Opening a model: weights, then config, then tokenizer, then the program, each checked against the ones before.
 #include "engine/model.h"
 #include "arch/arch.h"
+#include "format/json.h"
 #include "upg.h"
 #include <stdlib.h>
 #include <string.h>
@@ -29,12 +30,45 @@ int upg_weights_tokenizer(const upg_weights *w, upg_tokenizer **tokenizer, upg_e
     return *tokenizer ? 0 : -1;
 }
 
+// The control token that tokenizer_config.json has under a key, -1 if none: its value is the token's text, or an object
+// that holds it. *given: whether the key is there at all.
+static int32_t named_token(const upg_model *m, yyjson_val *root, const char *key, bool *given) {
+    yyjson_val *v = yyjson_obj_get(root, key);
+    *given = v != NULL;
+    const char *s = upg_json_string(yyjson_is_obj(v) ? yyjson_obj_get(v, "content") : v);
+    return s ? upg_tokenizer_find(m->tokenizer, s) : -1;
+}
+
+// The BOS and EOS that chat templates write are the tokenizer's, which need not be those of config.json. The config
+// takes them over, EOS as the first of the tokens that end a text, so that a compressed model has them too.
+static int adopt_tokens(upg_model *m, upg_error *e) {
+    upg_config *c = &m->config;
+    const char *text = m->weights.tokenizer_config;
+    if (!m->tokenizer || !text) return 0;
+    yyjson_doc *doc = upg_json_object(text, strlen(text), YYJSON_READ_NUMBER_AS_RAW, "tokenizer_config.json", e);
+    if (!doc) return -1;
+    bool given;
+    int32_t bos = named_token(m, yyjson_doc_get_root(doc), "bos_token", &given);
+    if (given) c->bos = bos;
+    int32_t eos = named_token(m, yyjson_doc_get_root(doc), "eos_token", &given);
+    yyjson_doc_free(doc);
+    if (eos < 0) return 0;
+    int at = 0;
+    while (at < c->n_eos && c->eos[at] != eos) at++;
+    if (at == UPG_MAX_EOS) at--;
+    if (at == c->n_eos) c->n_eos++;
+    memmove(c->eos + 1, c->eos, (size_t)at * sizeof *c->eos);
+    c->eos[0] = eos;
+    return 0;
+}
+
 static int finish(upg_model *m, upg_error *e) {
     if (upg_config_parse(&m->config, m->weights.config, m->weights.generation_config, e)) return -1;
     if (upg_weights_tokenizer(&m->weights, &m->tokenizer, e)) return -1;
     if (m->tokenizer && upg_tokenizer_size(m->tokenizer) > m->config.vocab_size)
         return upg_fail(e, "the tokenizer has %d tokens, but vocab_size is %d", upg_tokenizer_size(m->tokenizer),
                         m->config.vocab_size);
+    if (adopt_tokens(m, e)) return -1;
     m->program = upg_program_new(&m->config, &m->weights, e);
     return m->program ? 0 : -1;
 }

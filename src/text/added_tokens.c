@@ -112,6 +112,10 @@ int upg_matcher_split(const upg_matcher *m, const uint8_t *text, size_t n, bool 
         size_t start = pos, stop = pos += a->match_size;
         if (!special && (a->flags & UPG_ADDED_SPECIAL)) continue;
         if ((a->flags & UPG_ADDED_SINGLE_WORD) && !is_single_word(text, n, start, stop)) continue;
+        if (sink->accept && !sink->accept(sink->context, a, start, stop)) {
+            pos = start + 1;
+            continue;
+        }
         if (a->flags & UPG_ADDED_LSTRIP) start = start < done ? done : spaces_start(text, done, start);
         if (a->flags & UPG_ADDED_RSTRIP) {
             if (stop < run_start || stop > run_end) {

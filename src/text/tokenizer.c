@@ -137,14 +137,14 @@ static int encode_part(void *context, const uint8_t *p, size_t n) {
         n = c->normalized.size;
     }
     c->part = p;
-    upg_match_sink sink = {c, encode_text, encode_token};
+    upg_match_sink sink = {.context = c, .text = encode_text, .token = encode_token};
     return upg_matcher_split(&c->t->after_nfc, p, n, c->special, &sink);
 }
 
 int upg_tokenizer_encode(const upg_tokenizer *t, const char *text, size_t n, bool special, upg_ids *out, upg_error *e) {
     size_t size = out->size;
     encoder c = {.t = t, .special = special, .text = (const uint8_t *)text, .out = out, .e = e};
-    upg_match_sink sink = {&c, encode_part, encode_token};
+    upg_match_sink sink = {.context = &c, .text = encode_part, .token = encode_token};
     int rc = upg_piece_cache_make(&c.cache, n, e);
     if (!rc && n) rc = upg_matcher_split(&t->before_nfc, (const uint8_t *)text, n, special, &sink);
     if (rc) out->size = size;

@@ -200,6 +200,8 @@ typedef struct upg_match_sink {
     void *context;
     int (*text)(void *context, const uint8_t *p, size_t n); // n > 0
     int (*token)(void *context, int32_t id);
+    // Whether text[start..stop) may be the token; NULL: always. What is refused is text, and the search goes on inside.
+    bool (*accept)(void *context, const upg_added *token, size_t start, size_t stop);
 } upg_match_sink;
 // Cuts text at the added tokens of m, in order. special: control tokens count too.
 int upg_matcher_split(const upg_matcher *m, const uint8_t *text, size_t n, bool special, const upg_match_sink *sink);

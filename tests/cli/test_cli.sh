@@ -44,17 +44,17 @@ has() { $python -c 'import json, sys; d = json.load(open(sys.argv[1])); sys.exit
 checkpy() {
     if [ "$python" ]; then check "$@"; else echo "skip $1: python3 is not installed"; fi
 }
-isas=scalar
-for isa in avx2 avx512; do
-    if UPG_ISA=$isa "$upg" run "$stories" -n 0 -p a -q >/dev/null 2>&1; then isas="$isas $isa"; fi
-done
 size() { wc -c <"$1" | tr -d ' '; }
 
 "$upg" compress "$stories" -o "$small" --layer-bits 3 -q >/dev/null || echo "not ok compress"
+isas=scalar
+for isa in avx2 avx512; do
+    if UPG_ISA=$isa "$upg" run "$small" -n 0 -p a -q >/dev/null 2>&1; then isas="$isas $isa"; fi
+done
 
 # ---- Usage ----
 helps() {
-    for verb in compress run eval inspect tokenize; do
+    for verb in chat run compress eval inspect tokenize list rm; do
         exits 0 "$upg" $verb --help && grep -q "^usage: upg $verb" "$work/out" && [ ! -s "$work/err" ] || return 1
     done
     exits 0 "$upg" --help && exits 0 "$upg" -h && exits 0 "$upg" help && exits 0 "$upg" --version && grep -q "^upg $(cat VERSION)$" "$work/out"
