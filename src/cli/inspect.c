@@ -1,6 +1,7 @@
 // upg inspect: what is in a model file, and whether it is intact.
 #include "cli/cli.h"
 #include "arch/arch.h"
+#include "format/ggml.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,11 +18,16 @@ static double bits_of(const upg_tensor *t) {
     return 8.0 * (double)t->bytes / ((double)t->rows * (double)t->cols);
 }
 
+// Of a GGUF block type its own name.
+static const char *plain_name(const upg_tensor *t) {
+    return t->encoding == UPG_GGML ? upg_ggml_name(t->ggml_type) : upg_encoding_name(t->encoding);
+}
+
 static void encoding_name(const upg_tensor *t, char out[32]) {
     if (t->encoding == UPG_TRELLIS)
         snprintf(out, 32, "trellis %g", t->s / 2.0);
     else
-        snprintf(out, 32, "%s", upg_encoding_name(t->encoding));
+        snprintf(out, 32, "%s", plain_name(t));
 }
 
 static void print_text(const upg_model *m, bool verified) {
@@ -68,7 +74,7 @@ static int print_json(const upg_model *m, bool verified, upg_error *e) {
         upg_buf_str(&b, i ? ",{\"name\":" : "{\"name\":");
         cli_json_string(&b, t->name, strlen(t->name));
         upg_buf_fmt(&b, ",\"rows\":%lld,\"cols\":%lld,\"encoding\":\"%s\",\"bytes\":%zu", (long long)t->rows,
-                    (long long)t->cols, upg_encoding_name(t->encoding), t->bytes);
+                    (long long)t->cols, plain_name(t), t->bytes);
         if (t->s) upg_buf_fmt(&b, ",\"bits\":%g", t->s / 2.0);
         upg_buf_str(&b, "}");
     }

