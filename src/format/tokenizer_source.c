@@ -90,9 +90,10 @@ static bool add_merges(yyjson_mut_doc *d, yyjson_mut_val *model, const char *tex
 
 static bool add_added(yyjson_mut_doc *d, yyjson_mut_val *root, yyjson_val *config) {
     yyjson_mut_val *list = yyjson_mut_obj_add_arr(d, root, "added_tokens");
+    yyjson_val *decoder = yyjson_obj_get(config, "added_tokens_decoder"), *key, *value;
     size_t i, max;
-    yyjson_val *key, *value;
-    yyjson_obj_foreach(yyjson_obj_get(config, "added_tokens_decoder"), i, max, key, value) {
+    if (!yyjson_obj_size(decoder)) return list != NULL;
+    yyjson_obj_foreach(decoder, i, max, key, value) {
         yyjson_mut_val *token = yyjson_val_mut_copy(d, value);
         if (!list || !yyjson_mut_is_obj(token) || !yyjson_mut_arr_append(list, token) ||
             !yyjson_mut_obj_add_int(d, token, "id", strtol(yyjson_get_str(key), NULL, 10)))

@@ -150,12 +150,14 @@ int upg_read_added_decoder(upg_tokenizer *t, yyjson_val *config, upg_error *e) {
 
 int upg_count_tokens(upg_tokenizer *t, int32_t size, size_t n, yyjson_val *config, size_t *total, upg_error *e) {
     yyjson_val *list = yyjson_obj_get(config, "added_tokens_decoder"), *key, *token;
-    size_t i, max, n_added = yyjson_is_obj(list) ? yyjson_obj_size(list) : 0;
+    size_t i, max, n_added = yyjson_obj_size(list);
     t->size = size;
-    yyjson_obj_foreach(list, i, max, key, token) {
-        int32_t id = upg_decimal_id(yyjson_get_str(key), yyjson_get_len(key));
-        if (id >= t->size) t->size = id + 1;
-        *total += yyjson_get_len(yyjson_obj_get(token, "content"));
+    if (n_added) { // the loop is not for no object
+        yyjson_obj_foreach(list, i, max, key, token) {
+            int32_t id = upg_decimal_id(yyjson_get_str(key), yyjson_get_len(key));
+            if (id >= t->size) t->size = id + 1;
+            *total += yyjson_get_len(yyjson_obj_get(token, "content"));
+        }
     }
     // Memory follows the largest id, so that must follow the size of the files.
     if ((size_t)t->size > 65536 + 4 * (n + n_added))

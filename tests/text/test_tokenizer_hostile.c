@@ -343,7 +343,48 @@ static void test_out_of_memory(void **state) {
     upg_buf_free(&json);
     yyjson_doc_free(doc);
 }
+
+static void test_spm_out_of_memory(void **state) {
+    (void)state;
+    size_t n;
+    char *model = upg_read_text("tests/vectors/spm.model", 1 << 20, &n, NULL);
+    assert_non_null(model);
+    static const char config[] =
+        "{\"added_tokens_decoder\":{\"499\":{\"content\":\"<e>\",\"single_word\":false,\"lstrip\":false,\"rstrip\":"
+        "false,\"normalized\":true,\"special\":true}},\"eos_token\":\"<e>\"}";
+    char text[3000];
+    rng r = {42};
+    for (size_t i = 0; i < sizeof text; i++) text[i] = "the of\xE9"[random_below(&r, 7)];
+    int failures = 0;
+    for (int k = 0, passed = 0; !passed; k++) {
+        upg_error e = {""};
+        upg_buf packed = {0};
+        upg_ids ids = {0};
+        upg_tokenizer *again = NULL;
+        fail_after = k;
+        upg_tokenizer *t = upg_tokenizer_from_spm(model, n, config, &e);
+        if (t && !upg_tokenizer_pack(t, &packed, &e))
+            again = upg_tokenizer_unpack((uint8_t *)packed.data, packed.size, &e);
+        passed = again && !upg_tokenizer_encode(again, text, sizeof text, true, &ids, &e);
+        fail_after = -1;
+        failures += !passed;
+        assert_true(passed || e.message[0]);
+        if (!passed) assert_int_equal(ids.size, 0);
+        upg_tokenizer_free(again);
+        upg_tokenizer_free(t);
+        upg_buf_free(&packed);
+        upg_ids_free(&ids);
+    }
+    assert_true(failures > 30);
+    free(model);
+}
 #else
+static void test_spm_out_of_memory(void **state) {
+    (void)state;
+    print_message("the sanitizer owns malloc\n");
+    skip();
+}
+
 static void test_out_of_memory(void **state) {
     (void)state;
     print_message("the sanitizer owns malloc\n");
@@ -352,9 +393,9 @@ static void test_out_of_memory(void **state) {
 #endif
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_unsupported),  cmocka_unit_test(test_wrong_json),
-                                       cmocka_unit_test(test_deep_nesting), cmocka_unit_test(test_damaged_payload),
-                                       cmocka_unit_test(test_bad_frames),   cmocka_unit_test(test_doubling),
-                                       cmocka_unit_test(test_out_of_memory)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_unsupported),   cmocka_unit_test(test_wrong_json),
+                                       cmocka_unit_test(test_deep_nesting),  cmocka_unit_test(test_damaged_payload),
+                                       cmocka_unit_test(test_bad_frames),    cmocka_unit_test(test_doubling),
+                                       cmocka_unit_test(test_out_of_memory), cmocka_unit_test(test_spm_out_of_memory)};
     return cmocka_run_group_tests_name("tokenizer_hostile", tests, NULL, NULL);
 }
