@@ -427,11 +427,107 @@ static void test_bos(void **state) {
     yyjson_doc_free(doc);
 }
 
+// Pieces a long text repeats are remembered while it is encoded: each part still gets the ids it has alone.
+static void test_repeated_pieces(void **state) {
+    (void)state;
+    yyjson_doc *doc = read_vectors();
+    yyjson_val *vectors = yyjson_doc_get_root(doc), *text;
+    upg_tokenizer *t = load_case(vectors, "ignore-merges");
+    int32_t end = upg_tokenizer_find(t, "<|end|>");
+    upg_buf whole = {0};
+    upg_ids expected = {0};
+    size_t i, max;
+    for (int times = 0; times < 3; times++) yyjson_arr_foreach(get(vectors, "texts"), i, max, text) {
+            upg_ids ids = encode(t, yyjson_get_str(text), yyjson_get_len(text), true);
+            for (size_t k = 0; k < ids.size; k++) assert_int_equal(upg_ids_add(&expected, ids.data[k], NULL), 0);
+            assert_int_equal(upg_ids_add(&expected, end, NULL), 0);
+            upg_ids_free(&ids);
+            upg_buf_add(&whole, yyjson_get_str(text), yyjson_get_len(text));
+            upg_buf_str(&whole, "<|end|>");
+        }
+    upg_ids ids = encode(t, whole.data, whole.size, true);
+    assert_int_equal(ids.size, expected.size);
+    assert_memory_equal(ids.data, expected.data, ids.size * sizeof *ids.data);
+    upg_ids_free(&ids);
+    upg_ids_free(&expected);
+    upg_buf_free(&whole);
+    upg_tokenizer_free(t);
+    yyjson_doc_free(doc);
+}
+
+// The vectors' model behind the patterns of a name of GGUF, as a tokenizer.json.
+static upg_buf pre_json(yyjson_val *vectors, const upg_pre *pre) {
+    yyjson_mut_doc *d = yyjson_mut_doc_new(NULL);
+    yyjson_mut_val *root = yyjson_mut_obj(d), *model = yyjson_val_mut_copy(d, get(vectors, "model"));
+    yyjson_mut_doc_set_root(d, root);
+    yyjson_mut_obj_remove_key(model, "ignore_merges");
+    yyjson_mut_obj_add_bool(d, model, "ignore_merges", pre->ignore_merges);
+    yyjson_mut_obj_add_val(d, root, "model", model);
+    yyjson_mut_val *sequence = yyjson_mut_obj_add_obj(d, root, "pre_tokenizer");
+    yyjson_mut_obj_add_str(d, sequence, "type", "Sequence");
+    yyjson_mut_val *list = yyjson_mut_obj_add_arr(d, sequence, "pretokenizers");
+    for (const char *const *name = pre->patterns; *name; name++) {
+        yyjson_mut_val *split = yyjson_mut_arr_add_obj(d, list);
+        yyjson_mut_obj_add_str(d, split, "type", "Split");
+        yyjson_mut_obj_add_str(d, yyjson_mut_obj_add_obj(d, split, "pattern"), "Regex",
+                               upg_pattern_by_name(*name, strlen(*name))->regexes[0]);
+        yyjson_mut_obj_add_str(d, split, "behavior", "Isolated");
+        yyjson_mut_obj_add_bool(d, split, "invert", false);
+    }
+    yyjson_mut_val *level = yyjson_mut_arr_add_obj(d, list);
+    yyjson_mut_obj_add_str(d, level, "type", "ByteLevel");
+    yyjson_mut_obj_add_bool(d, level, "add_prefix_space", false);
+    yyjson_mut_obj_add_bool(d, level, "use_regex", false);
+    upg_buf json = {0};
+    json.data = yyjson_mut_write(d, 0, &json.size);
+    assert_non_null(json.data);
+    yyjson_mut_doc_free(d);
+    return json;
+}
+
+static void expect_ids_of_case(const upg_tokenizer *t, yyjson_val *vectors, const char *name) {
+    size_t i, max, k, n_texts;
+    yyjson_val *c, *text;
+    yyjson_arr_foreach(get(vectors, "cases"), i, max, c) {
+        if (!yyjson_equals_str(get(c, "name"), name)) continue;
+        yyjson_arr_foreach(get(vectors, "texts"), k, n_texts, text)
+            expect_ids(t, name, yyjson_get_str(text), yyjson_get_len(text), true, yyjson_arr_get(get(c, "ids"), k));
+        return;
+    }
+    fail_msg("no case %s", name);
+}
+
+// What GGUF's names stand for is what tokenizer.json files say, and each list can be read from one.
+static void test_pre_names(void **state) {
+    (void)state;
+    static const char *const same[][2] = {{"default", "llama.cpp-default"},
+                                          {"gpt-2", "gpt2"},
+                                          {"starcoder", "starcoder"},
+                                          {"dbrx", "llama3"},
+                                          {"qwen35", "qwen35"},
+                                          {"gpt-4o", "o200k"},
+                                          {"tekken", "tekken"},
+                                          {"deepseek-coder", "deepseek-coder"},
+                                          {"deepseek-v3", "deepseek-v3"},
+                                          {"bloom", "bloom"}};
+    yyjson_doc *doc = read_vectors();
+    yyjson_val *vectors = yyjson_doc_get_root(doc);
+    for (int k = 0; k < upg_n_pres; k++) {
+        upg_buf json = pre_json(vectors, &upg_pres[k]);
+        upg_tokenizer *t = load(&json, NULL);
+        for (size_t i = 0; i < sizeof same / sizeof *same; i++)
+            if (!strcmp(same[i][0], upg_pres[k].name)) expect_ids_of_case(t, vectors, same[i][1]);
+        upg_tokenizer_free(t);
+        free(json.data);
+    }
+    yyjson_doc_free(doc);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_vectors),     cmocka_unit_test(test_tales),
-                                       cmocka_unit_test(test_phi4),        cmocka_unit_test(test_round_trip),
-                                       cmocka_unit_test(test_replacement), cmocka_unit_test(test_no_special),
-                                       cmocka_unit_test(test_merge_order), cmocka_unit_test(test_long_piece),
-                                       cmocka_unit_test(test_questions),   cmocka_unit_test(test_bos)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_vectors),     cmocka_unit_test(test_tales),           cmocka_unit_test(test_phi4),
+        cmocka_unit_test(test_round_trip),  cmocka_unit_test(test_replacement),     cmocka_unit_test(test_no_special),
+        cmocka_unit_test(test_merge_order), cmocka_unit_test(test_long_piece),      cmocka_unit_test(test_questions),
+        cmocka_unit_test(test_bos),         cmocka_unit_test(test_repeated_pieces), cmocka_unit_test(test_pre_names)};
     return cmocka_run_group_tests_name("tokenizer", tests, NULL, NULL);
 }
