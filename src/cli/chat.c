@@ -73,7 +73,7 @@ static int answer(conversation *c, upg_error *e) {
     if (c->o->json && cli_generator_json(g, e)) return -1;
     if (!c->o->json) putchar('\n');
     fflush(stdout);
-    if (cli_interrupted && !g->text.size) return upg_fail(e, "interrupted; the message is taken back");
+    if (cli_interrupted && !g->text.size) return upg_fail(e, "interrupted before the answer began");
     if (cli_messages_add(&c->messages, "assistant", g->text.data ? g->text.data : "", g->text.size, e)) return -1;
     if (cli_generator_full(g))
         return upg_fail(e,
@@ -193,9 +193,10 @@ static int do_regen(conversation *c, const char *argument, upg_error *e) {
     cli_answer next = c->g.answer;
     next.sampling.seed = (next.sampling.seed + 1) & INT64_MAX;
     if (cli_generator_set(&c->g, &next, e)) return -1;
-    cli_messages_pop(&c->messages);
+    yyjson_mut_val *old = cli_messages_pop(&c->messages);
+    size_t n = cli_messages_count(&c->messages);
     int rc = answer(c, e);
-    if (rc && cli_messages_last_is(&c->messages, "user")) cli_messages_pop(&c->messages);
+    if (rc && cli_messages_count(&c->messages) == n) cli_messages_put(&c->messages, old); // the old answer stays
     settle(c);
     return rc;
 }

@@ -54,15 +54,19 @@ static yyjson_mut_val *make(cli_messages *m, const char *role, const char *text,
     return NULL;
 }
 
+yyjson_mut_val *cli_messages_pop(cli_messages *m) {
+    return yyjson_mut_arr_remove_last(list_of(m));
+}
+
+void cli_messages_put(cli_messages *m, yyjson_mut_val *message) {
+    yyjson_mut_arr_append(list_of(m), message);
+}
+
 int cli_messages_add(cli_messages *m, const char *role, const char *text, size_t n, upg_error *e) {
     yyjson_mut_val *o = make(m, role, text, n, e);
     if (!o) return -1;
-    yyjson_mut_arr_append(list_of(m), o);
+    cli_messages_put(m, o);
     return 0;
-}
-
-void cli_messages_pop(cli_messages *m) {
-    yyjson_mut_arr_remove_last(list_of(m));
 }
 
 static bool has_role(yyjson_mut_val *message, const char *role) {
