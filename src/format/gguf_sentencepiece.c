@@ -184,9 +184,13 @@ static int write_config(upg_weights *w, const upg_gguf *g, const vocabulary *v, 
 int upg_gguf_read_tokenizer(upg_weights *w, const upg_gguf *g, upg_error *e) {
     const upg_gguf_value *model = upg_gguf_find(g, "tokenizer.ggml.model");
     if (!model) return 0;
-    size_t n = 0;
-    const uint8_t *at = model->data;
-    bool llama = model->type == UPG_GGUF_STRING && !memcmp(upg_gguf_string(&at, &n), "llama", n < 5 ? n : 5) && n == 5;
+    bool llama = false;
+    if (model->type == UPG_GGUF_STRING) {
+        size_t n;
+        const uint8_t *at = model->data;
+        const char *name = upg_gguf_string(&at, &n);
+        llama = n == 5 && !memcmp(name, "llama", 5);
+    }
     if (!llama) {
         w->tokenizer_json = upg_gguf_tokenizer(g, e);
         return w->tokenizer_json ? write_config(w, g, NULL, e) : -1;

@@ -37,7 +37,8 @@ int32_t upg_tokenizer_role(const upg_tokenizer *t, upg_token_role role);
 int32_t upg_tokenizer_find(const upg_tokenizer *t, const char *special); // id of a special token by content, or -1
 
 // Appends the ids of text[0..n). special: added tokens written in the text become control tokens; otherwise their text
-// is ordinary text. BOS and EOS are never added here. Thread-safe on a shared tokenizer.
+// is ordinary text (a character without a token may still become the unknown token). BOS and EOS are never added here.
+// Thread-safe on a shared tokenizer.
 int upg_tokenizer_encode(const upg_tokenizer *t, const char *text, size_t n, bool special, upg_ids *out, upg_error *e);
 // Bytes of one token (not NUL-terminated, possibly part of a UTF-8 sequence); an unknown id gives 0 bytes.
 const char *upg_tokenizer_bytes(const upg_tokenizer *t, int32_t id, size_t *n);

@@ -460,29 +460,27 @@ static int read_unk(upg_tokenizer *t, yyjson_val *model, upg_error *e) {
 
 // --- The template ---
 
-// The ids a template puts in front of a single sequence, one at most, and whether it puts one behind: EOS.
+// The id a template puts in front of a single sequence, one at most, and the first it puts behind: EOS.
 static int read_template(upg_tokenizer *t, yyjson_val *v, upg_error *e) {
     size_t i, max;
     bool behind = false;
     yyjson_val *part;
     yyjson_arr_foreach(yyjson_obj_get(v, "single"), i, max, part) {
-        if (yyjson_obj_get(part, "Sequence")) {
-            behind = true;
-            continue;
-        }
+        bool sequence = yyjson_obj_get(part, "Sequence") != NULL;
         const char *name = yyjson_get_str(yyjson_obj_get(yyjson_obj_get(part, "SpecialToken"), "id"));
         yyjson_val *ids =
             name ? yyjson_obj_get(yyjson_obj_get(yyjson_obj_get(v, "special_tokens"), name), "ids") : NULL;
         int32_t id = upg_json_id(yyjson_arr_get(ids, 0));
-        if (yyjson_arr_size(ids) != 1 || id < 0 || id >= t->size || !t->flags[id])
-            return upg_fail(e, "tokenizer: the template has a token without an id");
-        if (behind ? t->add_eos : t->bos >= 0)
-            return upg_fail(e, "tokenizer: a template with more than one token in front or behind is not supported");
-        t->role[behind ? UPG_ROLE_EOS : UPG_ROLE_BOS] = id;
-        if (behind)
+        bool known = yyjson_arr_size(ids) == 1 && id >= 0 && id < t->size && t->flags[id];
+        if (!sequence && !behind && !known) return upg_fail(e, "tokenizer: the template's first token has no id");
+        if (!sequence && !behind && t->bos >= 0)
+            return upg_fail(e, "tokenizer: a template with more than one token in front is not supported");
+        if (!sequence && !behind) t->bos = t->role[UPG_ROLE_BOS] = id;
+        if (!sequence && behind && known && !t->add_eos) {
+            t->role[UPG_ROLE_EOS] = id;
             t->add_eos = true;
-        else
-            t->bos = id;
+        }
+        behind |= sequence;
     }
     return behind ? 0 : upg_fail(e, "tokenizer: the template has no sequence");
 }

@@ -267,9 +267,9 @@ static void what_a_gguf_vocabulary_may_not_be(void **state) {
     f.model = "t5";
     write_gguf(dir, &f);
     expect_refused(path, "'t5'");
-    f.model = "llam";
+    f.model = "llamb";
     write_gguf(dir, &f);
-    expect_refused(path, "'llam'");
+    expect_refused(path, "'llamb'");
     remove_folder(dir);
 }
 

@@ -523,11 +523,52 @@ static void test_pre_names(void **state) {
     yyjson_doc_free(doc);
 }
 
+// The roles of tokens: from the template, overruled by the configuration; they survive packing.
+static void test_roles(void **state) {
+    (void)state;
+    static const char processor[] =
+        "\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":\"A\"}},{"
+        "\"SpecialToken\":"
+        "{\"id\":\"a\"}},{\"SpecialToken\":{\"id\":\"none\"}}],\"special_tokens\":{\"a\":{\"ids\":[7]}}}";
+    static const struct {
+        const char *config;
+        int32_t eos, pad; // -2: the id of <|end|>
+        bool adds;
+    } cases[] = {{NULL, 7, -1, true},
+                 {"{\"add_eos_token\":false}", 7, -1, false},
+                 {"{\"eos_token\":\"<|end|>\",\"pad_token\":{\"content\":\"<|end|>\"}}", -2, -2, true},
+                 {"{\"eos_token\":\"<none>\",\"pad_token\":null,\"unk_token\":5}", 7, -1, true}};
+    yyjson_doc *doc = read_vectors();
+    yyjson_val *vectors = yyjson_doc_get_root(doc);
+    upg_buf json = case_json(vectors, yyjson_arr_get(get(vectors, "cases"), 12)), b = {0};
+    const char *key = "\"post_processor\":null";
+    char *at = strstr(json.data, key);
+    assert_non_null(at);
+    upg_buf_add(&b, json.data, (size_t)(at - json.data));
+    upg_buf_fmt(&b, "%s%s", processor, at + strlen(key));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        upg_tokenizer *t[2] = {load(&b, cases[i].config)};
+        t[1] = repack(t[0]);
+        for (int k = 0; k < 2; k++) {
+            int32_t end = upg_tokenizer_find(t[k], "<|end|>");
+            assert_int_equal(upg_tokenizer_role(t[k], UPG_ROLE_EOS), cases[i].eos == -2 ? end : cases[i].eos);
+            assert_int_equal(upg_tokenizer_role(t[k], UPG_ROLE_PAD), cases[i].pad == -2 ? end : cases[i].pad);
+            assert_int_equal(upg_tokenizer_role(t[k], UPG_ROLE_UNK), -1);
+            assert_int_equal(upg_tokenizer_adds_eos(t[k]), cases[i].adds);
+            upg_tokenizer_free(t[k]);
+        }
+    }
+    upg_buf_free(&b);
+    upg_buf_free(&json);
+    yyjson_doc_free(doc);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_vectors),     cmocka_unit_test(test_tales),           cmocka_unit_test(test_phi4),
         cmocka_unit_test(test_round_trip),  cmocka_unit_test(test_replacement),     cmocka_unit_test(test_no_special),
         cmocka_unit_test(test_merge_order), cmocka_unit_test(test_long_piece),      cmocka_unit_test(test_questions),
-        cmocka_unit_test(test_bos),         cmocka_unit_test(test_repeated_pieces), cmocka_unit_test(test_pre_names)};
+        cmocka_unit_test(test_bos),         cmocka_unit_test(test_repeated_pieces), cmocka_unit_test(test_pre_names),
+        cmocka_unit_test(test_roles)};
     return cmocka_run_group_tests_name("tokenizer", tests, NULL, NULL);
 }
