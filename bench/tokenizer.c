@@ -1,10 +1,10 @@
-// Encoding and decoding speed of a tokenizer on one core: bench/tokenizer MODEL TEXT, MODEL as for upg tokenize. The
-// text is encoded whole and again until a second has passed; the best round counts.
+// Encoding and decoding speed of a tokenizer on one core: bench/tokenizer TOKENIZER.JSON TEXT. The text is encoded
+// whole and again until a second has passed; the best round counts.
 #include <stdio.h>
 #include <stdlib.h>
-#include "engine/model.h"
+#include "text/tokenizer.h"
 
-enum { MIN_ROUNDS = 3 };
+enum { MAX_FILE = 1 << 30, MIN_ROUNDS = 3 };
 
 static int measure(const upg_tokenizer *t, const upg_file *text, upg_error *e) {
     double best_encode = 1e9, best_decode = 1e9, start = upg_now();
@@ -34,22 +34,20 @@ static int measure(const upg_tokenizer *t, const upg_file *text, upg_error *e) {
 
 int main(int argc, char **argv) {
     if (argc != 3) {
-        fprintf(stderr, "usage: %s MODEL TEXT\n", argv[0]);
+        fprintf(stderr, "usage: %s TOKENIZER.JSON TEXT\n", argv[0]);
         return 2;
     }
     upg_error e = {""};
+    size_t n;
     upg_file text = {0};
-    upg_weights w;
-    upg_tokenizer *t = NULL;
+    char *json = upg_read_text(argv[1], MAX_FILE, &n, &e);
     double start = upg_now();
-    if (!upg_weights_open_tokenizer(&w, argv[1], &e)) {
-        if (!upg_weights_tokenizer(&w, &t, &e) && !t) upg_fail(&e, "%s: has no tokenizer", argv[1]);
-        upg_weights_close(&w);
-    }
+    upg_tokenizer *t = json ? upg_tokenizer_from_json(json, n, NULL, &e) : NULL;
     if (t) printf("%s: %d ids, read in %.1f ms\n", argv[1], (int)upg_tokenizer_size(t), (upg_now() - start) * 1e3);
     int rc = t && !upg_file_open(&text, argv[2], &e) ? measure(t, &text, &e) : -1;
     if (rc) fprintf(stderr, "%s\n", e.message);
     upg_file_close(&text);
     upg_tokenizer_free(t);
+    free(json);
     return rc ? 1 : 0;
 }
