@@ -118,9 +118,10 @@ static int encode_part(void *context, const uint8_t *p, size_t n) {
     return upg_matcher_split(&c->t->after_nfc, p, n, c->special, &sink);
 }
 
-int upg_tokenizer_encode(const upg_tokenizer *t, const char *text, size_t n, bool special, upg_ids *out, upg_error *e) {
+int upg_tokenizer_encode_part(const upg_tokenizer *t, const char *text, size_t n, bool at_start, bool special,
+                              upg_ids *out, upg_error *e) {
     size_t size = out->size;
-    encoder c = {.t = t, .special = special, .text = (const uint8_t *)text, .out = out, .e = e};
+    encoder c = {.t = t, .special = special, .text = at_start ? (const uint8_t *)text : NULL, .out = out, .e = e};
     upg_match_sink sink = {&c, encode_part, encode_token};
     int rc = n ? upg_matcher_split(&t->before_nfc, (const uint8_t *)text, n, special, &sink) : 0;
     if (rc) out->size = size;
@@ -128,6 +129,10 @@ int upg_tokenizer_encode(const upg_tokenizer *t, const char *text, size_t n, boo
     upg_buf_free(&c.prefixed);
     upg_buf_free(&c.normalized);
     return rc;
+}
+
+int upg_tokenizer_encode(const upg_tokenizer *t, const char *text, size_t n, bool special, upg_ids *out, upg_error *e) {
+    return upg_tokenizer_encode_part(t, text, n, true, special, out, e);
 }
 
 int32_t upg_tokenizer_size(const upg_tokenizer *t) {
