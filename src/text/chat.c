@@ -32,7 +32,8 @@ static int add_token(void *context, int32_t id) {
 
 static int add_text(void *context, const uint8_t *p, size_t n) {
     splitter *s = context;
-    return upg_tokenizer_encode(s->t, (const char *)p, n, false, s->out, s->e);
+    bool at_start = p == (const uint8_t *)s->rendered->text.data;
+    return upg_tokenizer_encode_part(s->t, (const char *)p, n, at_start, false, s->out, s->e);
 }
 
 static bool accept_whole(void *context, const upg_added *a, size_t start, size_t stop) {

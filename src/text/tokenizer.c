@@ -141,9 +141,10 @@ static int encode_part(void *context, const uint8_t *p, size_t n) {
     return upg_matcher_split(&c->t->after_nfc, p, n, c->special, &sink);
 }
 
-int upg_tokenizer_encode(const upg_tokenizer *t, const char *text, size_t n, bool special, upg_ids *out, upg_error *e) {
+int upg_tokenizer_encode_part(const upg_tokenizer *t, const char *text, size_t n, bool at_start, bool special,
+                              upg_ids *out, upg_error *e) {
     size_t size = out->size;
-    encoder c = {.t = t, .special = special, .text = (const uint8_t *)text, .out = out, .e = e};
+    encoder c = {.t = t, .special = special, .text = at_start ? (const uint8_t *)text : NULL, .out = out, .e = e};
     upg_match_sink sink = {.context = &c, .text = encode_part, .token = encode_token};
     int rc = upg_piece_cache_make(&c.cache, n, e);
     if (!rc && n) rc = upg_matcher_split(&t->before_nfc, (const uint8_t *)text, n, special, &sink);
@@ -153,6 +154,10 @@ int upg_tokenizer_encode(const upg_tokenizer *t, const char *text, size_t n, boo
     upg_buf_free(&c.normalized);
     upg_aligned_free(c.cache.slots);
     return rc;
+}
+
+int upg_tokenizer_encode(const upg_tokenizer *t, const char *text, size_t n, bool special, upg_ids *out, upg_error *e) {
+    return upg_tokenizer_encode_part(t, text, n, true, special, out, e);
 }
 
 int32_t upg_tokenizer_size(const upg_tokenizer *t) {

@@ -40,6 +40,10 @@ int32_t upg_tokenizer_find(const upg_tokenizer *t, const char *special); // id o
 // is ordinary text (a character without a token may still become the unknown token). BOS and EOS are never added here.
 // Thread-safe on a shared tokenizer.
 int upg_tokenizer_encode(const upg_tokenizer *t, const char *text, size_t n, bool special, upg_ids *out, upg_error *e);
+// The same for a stretch of a longer text, which at_start begins with it or not: some tokenizers put a space in front
+// of a text but not of its parts.
+int upg_tokenizer_encode_part(const upg_tokenizer *t, const char *text, size_t n, bool at_start, bool special,
+                              upg_ids *out, upg_error *e);
 // Bytes of one token (not NUL-terminated, possibly part of a UTF-8 sequence); an unknown id gives 0 bytes.
 const char *upg_tokenizer_bytes(const upg_tokenizer *t, int32_t id, size_t *n);
 bool upg_tokenizer_is_special(const upg_tokenizer *t, int32_t id); // a control token, hidden from answers

@@ -152,6 +152,26 @@ static void test_midway(void **state) {
     upg_tokenizer_free(t);
 }
 
+// A text in parts, cut at its control tokens, is the text as a whole: a space is put in front of the first part only.
+static void test_parts(void **state) {
+    (void)state;
+    upg_tokenizer *t = load_model("{\"legacy\":false}");
+    static const char text[] = "of the<s>of<s>the of";
+    upg_ids whole = encode(t, text, sizeof text - 1, true), parts = {0};
+    for (const char *p = text; p;) {
+        const char *end = strstr(p, "<s>");
+        size_t n = end ? (size_t)(end - p) : strlen(p);
+        assert_int_equal(upg_tokenizer_encode_part(t, p, n, p == text, false, &parts, NULL), 0);
+        if (end) assert_int_equal(upg_ids_add(&parts, 1, NULL), 0);
+        p = end ? end + 3 : NULL;
+    }
+    assert_int_equal(parts.size, whole.size);
+    assert_memory_equal(parts.data, whole.data, whole.size * sizeof *whole.data);
+    upg_ids_free(&parts);
+    upg_ids_free(&whole);
+    upg_tokenizer_free(t);
+}
+
 // Any bytes come back, ill-formed ones as U+FFFD, with one space in front and U+2581 as a space; output is always
 // well-formed, one id at a time as well.
 static void test_round_trip(void **state) {
@@ -282,9 +302,9 @@ static void test_no_special(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_json),         cmocka_unit_test(test_model),
-                                       cmocka_unit_test(test_model_config), cmocka_unit_test(test_midway),
-                                       cmocka_unit_test(test_round_trip),   cmocka_unit_test(test_merge_order),
-                                       cmocka_unit_test(test_long_piece),   cmocka_unit_test(test_no_special)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_json),        cmocka_unit_test(test_model),      cmocka_unit_test(test_model_config),
+        cmocka_unit_test(test_midway),      cmocka_unit_test(test_parts),      cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_merge_order), cmocka_unit_test(test_long_piece), cmocka_unit_test(test_no_special)};
     return cmocka_run_group_tests_name("spm", tests, NULL, NULL);
 }
