@@ -6,7 +6,7 @@ packages="gcc make pkg-config libc6-dev libopenblas-dev libxxhash-dev libzstd-de
 for goal in "$@"; do
     case $goal in
     test) packages="$packages git libcmocka-dev libpcre2-dev python3 python3-numpy" ;;
-    fuzz) packages="$packages clang llvm libclang-rt-dev" ;;
+    fuzz) packages="$packages clang llvm libclang-rt-dev libpcre2-dev" ;;
     esac
 done
 missing=
