@@ -23,5 +23,10 @@ for model in "" models/stories260K; do
 done
 
 say "Tokenizer, beside the PyPI packages where \$PYTHON has them; more texts in \$UPG_TOKENIZER_TEXTS"
-# shellcheck disable=SC2086
-"${PYTHON:-python3}" bench/tokenizer.py "$build/bench/tokenizer" ${UPG_TOKENIZER_TEXTS:-}
+python=${PYTHON:-python3}
+if command -v "$python" >/dev/null; then
+    # shellcheck disable=SC2086
+    "$python" bench/tokenizer.py "$build/bench/tokenizer" ${UPG_TOKENIZER_TEXTS:-}
+else
+    echo "$python is not here: left out"
+fi

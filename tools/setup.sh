@@ -8,7 +8,7 @@ for goal in "$@"; do
     case $goal in
     demo) wanted="$wanted ca-certificates python3-pip" ;;
     test) packages="$packages git libcmocka-dev libpcre2-dev python3 python3-numpy" ;;
-    fuzz) packages="$packages clang llvm libclang-rt-dev" ;;
+    fuzz) packages="$packages clang llvm libclang-rt-dev libpcre2-dev" ;;
     esac
 done
 # missing PACKAGE...: those that are not installed.
