@@ -2,7 +2,7 @@
 # Conversations as people and programs hold them: `upg chat` in a pipe and on a terminal, `upg run --chat`, and the folder where models
 # have names (`list`, `rm`). Argument: the build folder.
 set -u
-upg=$1/upg
+upg=$(cd "$1" && pwd)/upg
 stories=models/stories260K
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
@@ -269,7 +269,7 @@ names() {
     "$upg" run tiny --chat -p Hello -n 5 --seed 1 -q >"$work/a" && "$upg" run "$work/models/tiny.upg" --chat -p Hello -n 5 --seed 1 -q >"$work/b" && cmp "$work/a" "$work/b" || return 1
     "$upg" inspect tiny.upg >/dev/null && "$upg" tokenize original </dev/null >/dev/null && "$upg" eval tiny --text README.md --window 64 --windows 2 --reference original -q >/dev/null &&
         "$upg" compress original -o "$work/again.upg" --layer-bits 4 -q >/dev/null && cmp "$work/again.upg" "$work/models/tiny.upg" || return 1
-    (cd "$work" && printf x >tiny && "$OLDPWD/$upg" inspect tiny >/dev/null 2>"$work/err"; [ $? = 1 ] && complains tiny) || return 1 # a path wins
+    (cd "$work" && printf x >tiny && "$upg" inspect tiny >/dev/null 2>"$work/err"; [ $? = 1 ] && complains tiny) || return 1 # a path wins
     "$upg" compress "$model" --name ../x -q >/dev/null 2>"$work/err"
     [ $? = 1 ] && complains "no slash" && [ ! -e "$work/x.upg" ] || return 1
     "$upg" compress "$model" --name x -o y -q >/dev/null 2>"$work/err"
