@@ -50,40 +50,6 @@ typedef struct evaluation {
     uint64_t same_top, n;
 } evaluation;
 
-static int load_text(evaluation *ev, upg_error *e) {
-    size_t n = 0, n_ids = 0;
-    int32_t *ids = NULL;
-    char *text = upg_read_text(ev->o->text, SIZE_MAX, &n, e);
-    int rc = text ? upg_tokenize(ev->model, text, n, false, &ids, &n_ids, e) : -1;
-    free(text);
-    if (rc) return -1;
-    int32_t bos = upg_model_bos(ev->model);
-    ev->tokens = upg_alloc(n_ids + 1, sizeof *ev->tokens, e);
-    if (ev->tokens) {
-        if (bos >= 0) ev->tokens[ev->n_tokens++] = bos;
-        if (n_ids) memcpy(ev->tokens + ev->n_tokens, ids, n_ids * sizeof *ids);
-        ev->n_tokens += n_ids;
-    }
-    upg_free(ids);
-    return ev->tokens ? 0 : -1;
-}
-
-static int load_tokens(evaluation *ev, upg_error *e) {
-    upg_file f;
-    if (upg_file_open(&f, ev->o->tokens, e)) return -1;
-    int rc = f.size % 2 ? upg_fail(e, "%s: %zu bytes is not a whole number of 16-bit ids", ev->o->tokens, f.size) : 0;
-    if (!rc) rc = (ev->tokens = upg_alloc(f.size / 2, sizeof *ev->tokens, e)) ? 0 : -1;
-    for (size_t i = 0; !rc && i < f.size / 2; i++) {
-        ev->tokens[i] = upg_le16(f.data + 2 * i);
-        if (ev->tokens[i] >= upg_model_vocab_size(ev->model))
-            rc = upg_fail(e, "%s: id %d is not in the vocabulary of %d", ev->o->tokens, ev->tokens[i],
-                          upg_model_vocab_size(ev->model));
-    }
-    ev->n_tokens = f.size / 2;
-    upg_file_close(&f);
-    return rc;
-}
-
 static int open_session(evaluation *ev, const char *path, upg_model **m, upg_session **s, upg_error *e) {
     if (!(*m = cli_open_model(path, e))) return -1;
     int max = upg_model_max_context(*m);
@@ -105,7 +71,7 @@ static int open_all(evaluation *ev, upg_error *e) {
             return upg_fail(e, "%s has %d tokens, %s %d", o->model, upg_model_vocab_size(ev->model), o->reference,
                             upg_model_vocab_size(ev->reference));
     }
-    if (o->text ? load_text(ev, e) : load_tokens(ev, e)) return -1;
+    if (upg_read_corpus(ev->model, o->text ? o->text : o->tokens, !o->text, &ev->tokens, &ev->n_tokens, e)) return -1;
     if (ev->n_tokens < 2) return upg_fail(e, "%zu tokens are too few: at least 2", ev->n_tokens);
     if ((size_t)ev->window > ev->n_tokens - 1) ev->window = (int)ev->n_tokens - 1;
     return 0;

@@ -2,10 +2,16 @@
 #include "compress/compress.h"
 #include "arch/arch.h"
 #include "compress/allocate.h"
+#include "compress/calibrate.h"
 #include "compress/encode.h"
 #include "engine/model.h"
 #include <stdlib.h>
 #include <string.h>
+
+enum { CALIBRATION_TOKENS = 32768, CALIBRATION_WINDOW = 1024, LEAST_CALIBRATION = 256 };
+
+// Measured on tales: docs/quality.md.
+static const upg_feedback_options feedback_options = {.damping = 0.025f, .cross = 0.5f};
 
 typedef struct job {
     const upg_compress_options *options;
@@ -17,6 +23,8 @@ typedef struct job {
     size_t n;
     uint64_t parameters;
     size_t report_room;
+    upg_calibration text; // no windows: none
+    int32_t *tokens;      // of text
 } job;
 
 void upg_compress_result_free(upg_compress_result *r) {
@@ -88,8 +96,9 @@ static int plan(job *j, upg_error *e) {
 
 static int write_report(job *j, const upg_compress_result *r, upg_error *e) {
     upg_buf *b = &j->report;
-    upg_buf_fmt(b, "{\"parameters\":%llu,\"fp32_bytes\":%llu,\"bytes\":%llu,\"calibration\":\"none\",\"errors\":[",
-                (unsigned long long)r->parameters, (unsigned long long)r->parameters * 4, (unsigned long long)r->bytes);
+    upg_buf_fmt(b, "{\"parameters\":%llu,\"fp32_bytes\":%llu,\"bytes\":%llu,\"calibration_tokens\":%d,\"errors\":[",
+                (unsigned long long)r->parameters, (unsigned long long)r->parameters * 4, (unsigned long long)r->bytes,
+                j->text.n_windows * j->text.window);
     bool first = true;
     for (size_t i = 0; i < r->n; i++) {
         if (!r->tensors[i].bits2) continue;
@@ -100,13 +109,15 @@ static int write_report(job *j, const upg_compress_result *r, upg_error *e) {
     return upg_buf_check(b, e);
 }
 
-static int put_tensor(job *j, upg_writer *w, upg_encoder *en, size_t i, double *error, upg_error *e) {
+// Codes or copies tensor i of the output. values: as in upg_encode_matrix.
+static int put_tensor(job *j, upg_writer *w, upg_encoder *en, size_t i, const upg_feedback *feedback, float *values,
+                      double *error, upg_error *e) {
     const upg_writer_tensor *o = &j->out[i];
     if (!j->source[i]) return upg_writer_put(w, i, j->tokenizer.data, NULL, e);
     if (o->rows == 1) return upg_writer_put(w, i, j->source[i]->data, NULL, e);
     uint8_t *data = upg_aligned_alloc(upg_encoded_bytes(o->encoding, o->s, o->rows, o->cols), e);
     float *scale = data ? upg_alloc((size_t)o->rows, sizeof *scale, e) : NULL;
-    int rc = scale && !upg_encode_matrix(en, j->source[i], o->encoding, o->s, data, scale, error, e)
+    int rc = scale && !upg_encode_matrix(en, j->source[i], o->encoding, o->s, feedback, data, scale, values, error, e)
                  ? upg_writer_put(w, i, data, scale, e)
                  : -1;
     free(scale);
@@ -114,23 +125,132 @@ static int put_tensor(job *j, upg_writer *w, upg_encoder *en, size_t i, double *
     return rc;
 }
 
-static int code_all(job *j, upg_writer *w, upg_encoder *en, upg_compress_result *r, upg_error *e) {
-    uint64_t done = 0;
-    for (size_t i = 0; i < j->n; i++) {
-        if (j->options->progress &&
-            j->options->progress(j->options->progress_ctx, (double)done / (double)j->parameters, j->out[i].name))
-            return upg_fail(e, "interrupted");
-        double error = 0;
-        if (put_tensor(j, w, en, i, &error, e)) return -1;
-        done += j->source[i] ? (uint64_t)j->out[i].rows * (uint64_t)j->out[i].cols : 0;
-        upg_compressed_tensor *t = &r->tensors[r->n];
-        *t = (upg_compressed_tensor){upg_strdup(j->out[i].name, strlen(j->out[i].name), e), j->out[i].rows,
-                                     j->out[i].cols, 0, error};
-        if (!t->name) return -1;
-        r->n++;
-        if (j->source[i] && j->out[i].rows > 1) t->bits2 = j->out[i].encoding == UPG_INT8 ? UPG_BITS_INT8 : j->out[i].s;
+typedef struct coding {
+    job *j;
+    upg_writer *w;
+    upg_encoder *en;
+    upg_compress_result *r; // tensors in the order of the output
+    bool *done;             // [n]
+    uint64_t n_done;        // parameters
+} coding;
+
+static int code_tensor(coding *c, size_t i, const upg_feedback *feedback, float *values, upg_error *e) {
+    job *j = c->j;
+    const upg_writer_tensor *o = &j->out[i];
+    if (j->options->progress &&
+        j->options->progress(j->options->progress_ctx, (double)c->n_done / (double)j->parameters, o->name))
+        return upg_fail(e, "interrupted");
+    upg_compressed_tensor *t = &c->r->tensors[i];
+    if (put_tensor(j, c->w, c->en, i, feedback, values, &t->error, e)) return -1;
+    c->n_done += j->source[i] ? (uint64_t)o->rows * (uint64_t)o->cols : 0;
+    c->done[i] = true;
+    t->rows = o->rows;
+    t->cols = o->cols;
+    if (j->source[i] && o->rows > 1) t->bits2 = o->encoding == UPG_INT8 ? UPG_BITS_INT8 : o->s;
+    t->name = upg_strdup(o->name, strlen(o->name), e);
+    return t->name ? 0 : -1;
+}
+
+// Codes the matrix of an op, if it is not coded yet, and tells the calibrator what it became, unless it is the last.
+static int code_weight(coding *c, upg_calibrator *cal, const upg_op *op, const upg_feedback *feedback, upg_error *e) {
+    const upg_program *p = c->j->model->program;
+    const upg_tensor *t = p->weights[op->weight];
+    bool last = op->kind == UPG_OP_LINEAR && op->out == p->logits;
+    size_t i = 0;
+    while (c->j->source[i] != t) i++;
+    if (c->done[i]) return 0;
+    float *values = last ? NULL : upg_alloc((size_t)t->rows * (size_t)t->cols, sizeof *values, e);
+    if ((!last && !values) || code_tensor(c, i, feedback, values, e)) {
+        free(values);
+        return -1;
     }
+    if (values) upg_calibrator_replace(cal, op->weight, values);
+    return 0;
+}
+
+// Codes the matrices that read what the QUANTISE op at `op` gives.
+static int code_inputs(coding *c, upg_calibrator *cal, int op, upg_pool *pool, upg_error *e) {
+    const upg_program *p = c->j->model->program;
+    upg_moments m;
+    upg_feedback f;
+    if (upg_calibrator_moments(cal, op, &m, e) || upg_feedback_new(&f, &m, &feedback_options, pool, e)) return -1;
+    int rc = 0;
+    for (int i = op + 1; !rc && i < p->n_ops && p->ops[i].kind == UPG_OP_LINEAR; i++)
+        rc = code_weight(c, cal, &p->ops[i], &f, e);
+    upg_feedback_free(&f);
+    return rc;
+}
+
+// A tied embedding is coded before any layer, but errs most as the head: what the original model gives it there counts.
+static int code_embedding(coding *c, upg_calibrator *cal, const upg_op *op, upg_pool *pool, upg_error *e) {
+    const job *j = c->j;
+    const upg_program *p = j->model->program;
+    if (!j->model->config.tied || j->options->head_bits == UPG_BITS_INT8) return code_weight(c, cal, op, NULL, e);
+    upg_calibration original = j->text;
+    original.original_only = true;
+    upg_calibrator *first = upg_calibrator_new(p, &original, pool, e);
+    upg_moments m;
+    upg_feedback f;
+    int last = p->n_ops - 1;
+    while (p->ops[last].kind != UPG_OP_QUANTISE) last--;
+    int rc = first && !upg_calibrator_moments(first, last, &m, e) &&
+                     !upg_feedback_new(&f, &m, &(upg_feedback_options){feedback_options.damping, 0}, pool, e)
+                 ? 0
+                 : -1;
+    upg_calibrator_free(first);
+    if (rc) return -1;
+    rc = code_weight(c, cal, op, &f, e);
+    upg_feedback_free(&f);
+    return rc;
+}
+
+// In the order of the program, each matrix with what calibration says of its inputs.
+static int code_calibrated(coding *c, upg_pool *pool, upg_error *e) {
+    const upg_program *p = c->j->model->program;
+    upg_calibrator *cal = upg_calibrator_new(p, &c->j->text, pool, e);
+    int rc = cal ? 0 : -1;
+    for (int i = 0; !rc && i < p->n_ops; i++) {
+        if (p->ops[i].kind == UPG_OP_EMBED) rc = code_embedding(c, cal, &p->ops[i], pool, e);
+        if (p->ops[i].kind == UPG_OP_QUANTISE) rc = code_inputs(c, cal, i, pool, e);
+    }
+    upg_calibrator_free(cal);
+    return rc;
+}
+
+static int code_all(coding *c, upg_pool *pool, upg_error *e) {
+    const job *j = c->j;
+    if (j->text.n_windows && code_calibrated(c, pool, e)) return -1;
+    for (size_t i = 0; i < j->n; i++)
+        if (!c->done[i] && code_tensor(c, i, NULL, NULL, e)) return -1;
     if (j->options->progress) j->options->progress(j->options->progress_ctx, 1, "");
+    return 0;
+}
+
+static int tick(void *ctx, upg_error *e) {
+    const coding *c = ctx;
+    const upg_compress_options *o = c->j->options;
+    double done = (double)c->n_done / (double)c->j->parameters;
+    return o->progress && o->progress(o->progress_ctx, done, "calibrating") ? upg_fail(e, "interrupted") : 0;
+}
+
+// The calibration text as windows of tokens.
+static int load_text(job *j, upg_error *e) {
+    const char *path = j->options->calibration;
+    if (!path) return 0;
+    size_t n = strlen(path), n_tokens,
+           most = j->options->calibration_tokens ? (size_t)j->options->calibration_tokens : CALIBRATION_TOKENS;
+    if (upg_read_corpus(j->model, path, n > 4 && !strcmp(path + n - 4, ".u16"), &j->tokens, &n_tokens, e)) return -1;
+    if (n_tokens < LEAST_CALIBRATION)
+        return upg_fail(e, "%s: %zu tokens are too few to calibrate with: at least %d", path, n_tokens,
+                        LEAST_CALIBRATION);
+    if (n_tokens > most) n_tokens = most;
+    size_t window = CALIBRATION_WINDOW;
+    if (window > (size_t)j->model->config.max_positions) window = (size_t)j->model->config.max_positions;
+    if (window > n_tokens) window = n_tokens;
+    j->text = (upg_calibration){.tokens = j->tokens,
+                                .n_windows = (int)(n_tokens / window),
+                                .window = (int)window,
+                                .rotation_seed = j->options->rotation_seed};
     return 0;
 }
 
@@ -144,7 +264,12 @@ static int produce(job *j, const char *out, upg_compress_result *r, upg_error *e
     int rc = -1;
     if (w) {
         r->bytes = upg_writer_size(w);
-        rc = code_all(j, w, en, r, e) || write_report(j, r, e) || upg_writer_finish(w, j->report.data, e) ? -1 : 0;
+        coding c = {j, w, en, r, upg_alloc(j->n, sizeof(bool), e), 0};
+        j->text.tick = tick;
+        j->text.tick_ctx = &c;
+        rc = !c.done || code_all(&c, pool, e) || write_report(j, r, e) || upg_writer_finish(w, j->report.data, e) ? -1
+                                                                                                                  : 0;
+        free(c.done);
     }
     upg_writer_free(w);
     upg_encoder_free(en);
@@ -169,13 +294,15 @@ int upg_compress(const char *source, const char *out, const upg_compress_options
     if (plan(&j, e)) goto end;
     result->parameters = j.parameters;
     result->tensors = upg_alloc(j.n, sizeof *result->tensors, e);
-    if (result->tensors) rc = produce(&j, out, result, e);
+    result->n = j.n;
+    if (result->tensors && !load_text(&j, e)) rc = produce(&j, out, result, e);
 end:
     if (rc) upg_compress_result_free(result);
     upg_buf_free(&j.config);
     upg_buf_free(&j.tokenizer);
     upg_buf_free(&j.report);
     free(j.out);
+    free(j.tokens);
     free(j.source);
     free(j.importance);
     upg_model_free(j.model);

@@ -8,10 +8,12 @@ typedef struct upg_compress_options {
     double ratio;   // FP32 bytes over file bytes to reach; 0: unset
     double bits;    // file bits a parameter to stay under; 0: unset. One of ratio and bits, or neither with layer_bits
     int layer_bits; // 2K of every layer matrix, or UPG_BITS_AUTO
-    int embedding_bits; // likewise for the embedding
-    int head_bits;      // likewise for the head (and a tied embedding)
-    bool exact_search;  // exact Viterbi instead of the seam search
-    int n_threads;      // 0: one a core
+    int embedding_bits;      // likewise for the embedding
+    int head_bits;           // likewise for the head (and a tied embedding)
+    bool exact_search;       // exact Viterbi instead of the seam search
+    int n_threads;           // 0: one a core
+    const char *calibration; // text to fit the layers to, or 16-bit token ids if named *.u16; NULL: none
+    int calibration_tokens;  // of it at most; 0: 32768
     uint64_t rotation_seed;
     // Called from the compressing thread after each part; may be NULL. Returning true stops with "interrupted".
     bool (*progress)(void *ctx, double done, const char *tensor);

@@ -1,9 +1,19 @@
-// Coding one matrix, a band of 16 rows a task. See encode.h; what the code stands for is section 3 of
+// Coding one matrix, a group of bands a task. See encode.h; what the code stands for is section 3 of
 // docs/arithmetic.md.
+//
+// With feedback the columns are coded from the last step of 16 to the first, and each step's targets make up for what
+// the coded ones got wrong.
 #include "compress/encode.h"
 #include "codec/panel.h"
 #include "program/ops.h"
+#include <cblas.h>
 #include <stdatomic.h>
+
+enum {
+    GROUP = 8, // bands of a task
+    GROUP_ROWS = 16 * GROUP,
+    PANEL = 128, // columns whose feedback from behind is summed at once
+};
 
 struct upg_encoder {
     upg_pool *pool;
@@ -13,17 +23,20 @@ struct upg_encoder {
     upg_search **search; // [threads][S - 4], made when needed
     // The matrix at hand.
     const upg_tensor *w;
+    const upg_feedback *feedback;
     upg_encoding encoding;
     int s, n, b; // n padded columns in blocks of b
     uint32_t *sign;
     uint8_t *data;
-    float *scale;
-    double *errors, *energies; // [bands]
-    struct band_work {
-        float *rows;     // [16][n] rotated
-        float *tiles;    // [n/16][256] in units of the code
-        uint32_t *codes; // [n/16][4*S]
-        int8_t *decoded; // [n/16][256]
+    float *scale, *values;
+    double *errors, *energies; // [groups]
+    struct group_work {
+        float *rows;     // [GROUP_ROWS][n] rotated
+        float *target;   // [GROUP_ROWS][n] what is coded: rows times z
+        float *sum;      // [GROUP_ROWS][n] feedback so far
+        float *error;    // [GROUP_ROWS][n] target less what its code stands for
+        uint32_t *codes; // [GROUP][n/16][4*S]
+        int8_t *decoded; // [GROUP_ROWS][n]
     } * work;            // [threads]
     atomic_llong bad_row;
 };
@@ -47,10 +60,12 @@ upg_encoder *upg_encoder_new(upg_pool *pool, uint64_t rotation_seed, upg_search_
 static void free_work(upg_encoder *en) {
     for (int i = 0; en->work && i < en->n_threads; i++) {
         free(en->work[i].rows);
-        free(en->work[i].tiles);
+        free(en->work[i].target);
+        free(en->work[i].sum);
+        free(en->work[i].error);
         free(en->work[i].codes);
         free(en->work[i].decoded);
-        en->work[i] = (struct band_work){0};
+        en->work[i] = (struct group_work){0};
     }
     free(en->sign);
     free(en->errors);
@@ -68,17 +83,22 @@ void upg_encoder_free(upg_encoder *en) {
     free(en);
 }
 
+static int n_groups(const upg_encoder *en) {
+    return (int)((upg_pad16(en->w->rows) / 16 + GROUP - 1) / GROUP);
+}
+
 static int reserve(upg_encoder *en, upg_error *e) {
-    size_t n = (size_t)en->n, bands = (size_t)upg_pad16(en->w->rows) / 16;
-    if (!(en->sign = upg_alloc(n, sizeof *en->sign, e)) || !(en->errors = upg_alloc(bands, sizeof *en->errors, e)) ||
-        !(en->energies = upg_alloc(bands, sizeof *en->energies, e)))
+    size_t n = (size_t)en->n, groups = (size_t)n_groups(en);
+    if (!(en->sign = upg_alloc(n, sizeof *en->sign, e)) || !(en->errors = upg_alloc(groups, sizeof *en->errors, e)) ||
+        !(en->energies = upg_alloc(groups, sizeof *en->energies, e)))
         return -1;
     for (size_t i = 0; i < n; i++) en->sign[i] = upg_sign(en->seed, i);
     for (int i = 0; i < en->n_threads; i++) {
-        struct band_work *w = &en->work[i];
-        if (!(w->rows = upg_alloc(n * 16, sizeof *w->rows, e)) ||
-            !(w->tiles = upg_alloc(n * 16, sizeof *w->tiles, e)) ||
-            !(w->codes = upg_alloc(n * 2, sizeof *w->codes, e)) || !(w->decoded = upg_alloc(n * 16, 1, e)))
+        struct group_work *w = &en->work[i];
+        size_t all = n * GROUP_ROWS;
+        if (!(w->rows = upg_alloc(all, sizeof(float), e)) || !(w->target = upg_alloc(all, sizeof(float), e)) ||
+            !(w->sum = upg_alloc(all, sizeof(float), e)) || !(w->error = upg_alloc(all, sizeof(float), e)) ||
+            !(w->codes = upg_alloc(n * 2 * GROUP, 4, e)) || !(w->decoded = upg_alloc(all, 1, e)))
             return -1;
         upg_search **search = en->encoding == UPG_TRELLIS ? &en->search[i * 5 + en->s - UPG_TRELLIS_MIN_S] : NULL;
         if (search && !*search && !(*search = upg_search_new(en->s, NULL, e))) return -1;
@@ -118,10 +138,11 @@ static double squares(const float *x, int n) {
 }
 
 // Scale of a row of the trellis: the codebook's deviation over the weights', best measured on a Gaussian
-// (docs/quality.md).
-static double trellis_scale(const float *x, int n, int s) {
+// (docs/quality.md). Feedback makes targets larger than the weights.
+static double trellis_scale(const upg_encoder *en, const float *x) {
     static const double ratio[] = {1.04, 1.08, 1.16, 1.20, 1.28};
-    return sqrt(squares(x, n) / n) * ratio[s - UPG_TRELLIS_MIN_S] / UPG_TRELLIS_STD;
+    const double widening = en->feedback ? 1.04 : 1;
+    return sqrt(squares(x, en->n) / en->n) * ratio[en->s - UPG_TRELLIS_MIN_S] * widening / UPG_TRELLIS_STD;
 }
 
 // Codes row r of the band as int8, and returns the scale.
@@ -150,72 +171,128 @@ static void store_trellis(const upg_encoder *en, int64_t band, const uint32_t *c
     }
 }
 
-// The least-squares scale of a coded row; errors of the row are added to the band's.
-static void finish_row(upg_encoder *en, int64_t band, int r, const float *x, const int8_t *q, double scale,
-                       bool refit) {
-    double xq = 0, qq = 0;
+// Finds the codes of the 16 columns of a step, given the sum of the feedback to them.
+static void code_step(upg_encoder *en, struct group_work *w, upg_search *search, int rows, const float *scale,
+                      int step) {
+    const size_t n = (size_t)en->n, words = (size_t)upg_trellis_words(en->s), steps = n / 16, first = (size_t)step * 16;
+    float tiles[GROUP][256] = {{0}};
+    uint32_t codes[GROUP * 4 * UPG_TRELLIS_MAX_S];
+    int8_t decoded[GROUP][256];
+    for (int r = 0; r < rows; r++) {
+        float inv = scale[r] > 0x1p-100f ? 1 / scale[r] : 0.0f;
+        const float *t = w->target + (size_t)r * n + first, *f = w->sum + (size_t)r * n + first;
+        for (int i = 0; i < 16; i++) tiles[r / 16][r % 16 * 16 + i] = (t[i] + f[i]) * inv;
+    }
+    upg_search_tiles(search, en->mode, tiles[0], rows / 16, codes, decoded[0]);
+    for (int band = 0; band < rows / 16; band++)
+        memcpy(w->codes + ((size_t)band * steps + (size_t)step) * words, codes + (size_t)band * words,
+               words * sizeof *codes);
+    for (int r = 0; r < rows; r++)
+        for (size_t i = 0; i < 16; i++) {
+            size_t at = (size_t)r * n + first + i;
+            w->decoded[at] = decoded[r / 16][(size_t)(r % 16) * 16 + i];
+            w->error[at] = w->target[at] - scale[r] * w->decoded[at];
+        }
+}
+
+// Adds to the feedback of columns first..last-1 that of the errors of columns last..end-1.
+static void add_feedback(const upg_encoder *en, struct group_work *w, int rows, int first, int last, int end) {
+    const size_t n = (size_t)en->n;
+    if (end > last)
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, last - first, end - last, 1.0f, w->error + last,
+                    en->n, en->feedback->l + (size_t)last * n + first, en->n, 1.0f, w->sum + first, en->n);
+}
+
+static void code_trellis(upg_encoder *en, struct group_work *w, upg_search *search, int rows) {
+    float scale[GROUP_ROWS];
+    for (int r = 0; r < rows; r++) scale[r] = (float)trellis_scale(en, w->target + (size_t)r * (size_t)en->n);
+    memset(w->sum, 0, (size_t)rows * (size_t)en->n * sizeof *w->sum);
+    for (int end = en->n; end > 0;) {
+        int first = (end - 1) / PANEL * PANEL;
+        if (en->feedback) add_feedback(en, w, rows, first, end, en->n);
+        for (int c = end - 16; c >= first; c -= 16) {
+            if (en->feedback) add_feedback(en, w, rows, c, c + 16, end);
+            code_step(en, w, search, rows, scale, c / 16);
+        }
+        end = first;
+    }
+}
+
+// The least-squares scale of a coded row, unless there is feedback, which counted on the first one.
+static void finish_row(upg_encoder *en, struct group_work *w, int64_t row, int r, const int8_t *q, double scale,
+                       double *error, double *energy) {
+    const float *x = w->rows + (size_t)r * (size_t)en->n;
+    double xq = 0, qq = 0, xx = squares(x, en->n);
     for (int i = 0; i < en->n; i++) {
         xq += (double)x[i] * q[i];
         qq += (double)q[i] * q[i];
     }
-    if (refit) scale = qq > 0 && xq > 0 ? xq / qq : 0;
-    int64_t row = band * 16 + r;
-    if (row >= en->w->rows) return;
+    if (en->encoding == UPG_TRELLIS && !en->feedback) scale = qq > 0 && xq > 0 ? xq / qq : 0;
     en->scale[row] = stored_scale(en, scale);
     scale = (double)en->scale[row] * sqrt((double)en->b);
-    double xx = squares(x, en->n);
-    en->energies[band] += xx;
-    en->errors[band] += xx - 2 * scale * xq + scale * scale * qq;
+    *energy += xx;
+    *error += xx - 2 * scale * xq + scale * scale * qq;
+    if (!en->values) return;
+    float *y = w->error + (size_t)r * (size_t)en->n, *out = en->values + (size_t)row * (size_t)en->w->cols;
+    for (int i = 0; i < en->n; i++) y[i] = q[i];
+    hadamard(y, en->n, en->b);
+    for (int i = 0; i < en->w->cols; i++) out[i] = upg_float(upg_bits(y[i] * en->scale[row]) ^ en->sign[i]);
 }
 
-static void trellis_band(upg_encoder *en, int64_t band, struct band_work *w, upg_search *search) {
-    int n = en->n;
-    for (int r = 0; r < 16; r++) {
-        const float *x = w->rows + (size_t)r * (size_t)n;
-        double scale = trellis_scale(x, n, en->s);
-        float inv = scale > 0x1p-100 ? (float)(1 / scale) : 0.0f;
-        for (int i = 0; i < n; i++) w->tiles[i / 16 * 256 + r * 16 + i % 16] = x[i] * inv;
-    }
-    upg_search_tiles(search, en->mode, w->tiles, n / 16, w->codes, w->decoded);
-    store_trellis(en, band, w->codes);
-    int8_t *row = (int8_t *)w->tiles; // the targets are not needed any more
-    for (int r = 0; r < 16; r++) {
-        for (int i = 0; i < n; i++) row[i] = w->decoded[i / 16 * 256 + r * 16 + i % 16];
-        finish_row(en, band, r, w->rows + (size_t)r * (size_t)n, row, 0, true);
-    }
+// Rows to code: the rotated weights, or what makes up for earlier errors instead.
+static void set_targets(upg_encoder *en, struct group_work *w, int rows) {
+    if (en->feedback && en->feedback->z)
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, en->n, en->n, 1.0f, w->rows, en->n,
+                    en->feedback->z, en->n, 0.0f, w->target, en->n);
+    else
+        memcpy(w->target, w->rows, (size_t)rows * (size_t)en->n * sizeof *w->rows);
 }
 
-static void band_task(void *ctx, int band, int thread) {
+static void group_task(void *ctx, int group, int thread) {
     upg_encoder *en = ctx;
-    struct band_work *w = &en->work[thread];
-    for (int r = 0; r < 16; r++) rotate_row(en, (int64_t)band * 16 + r, w->rows + (size_t)r * (size_t)en->n);
+    struct group_work *w = &en->work[thread];
+    const size_t n = (size_t)en->n;
+    int64_t first = (int64_t)group * GROUP_ROWS, left = upg_pad16(en->w->rows) - first;
+    int rows = left < GROUP_ROWS ? (int)left : GROUP_ROWS;
+    for (int r = 0; r < rows; r++) rotate_row(en, first + r, w->rows + (size_t)r * n);
+    set_targets(en, w, rows);
     if (en->encoding == UPG_TRELLIS) {
-        trellis_band(en, band, w, en->search[thread * 5 + en->s - UPG_TRELLIS_MIN_S]);
-        return;
+        code_trellis(en, w, en->search[thread * 5 + en->s - UPG_TRELLIS_MIN_S], rows);
+        for (int band = 0; band < rows / 16; band++)
+            store_trellis(en, first / 16 + band, w->codes + (size_t)band * (n / 16) * (size_t)upg_trellis_words(en->s));
     }
-    for (int r = 0; r < 16; r++) {
-        const float *x = w->rows + (size_t)r * (size_t)en->n;
-        double scale = code_int8_row(x, en->n, w->decoded);
-        store_int8(en, band, r, w->decoded);
-        finish_row(en, band, r, x, w->decoded, scale, false);
+    for (int r = 0; r < rows; r++) {
+        const float *x = w->target + (size_t)r * n;
+        int8_t *q = w->decoded + (size_t)r * n;
+        double scale;
+        if (en->encoding == UPG_TRELLIS) {
+            scale = trellis_scale(en, x);
+        } else {
+            scale = code_int8_row(x, en->n, q);
+            store_int8(en, first / 16 + r / 16, r % 16, q);
+        }
+        if (first + r < en->w->rows)
+            finish_row(en, w, first + r, r, q, scale, &en->errors[group], &en->energies[group]);
     }
 }
 
-int upg_encode_matrix(upg_encoder *en, const upg_tensor *w, upg_encoding encoding, int s, uint8_t *data, float *scale,
-                      double *error, upg_error *e) {
+int upg_encode_matrix(upg_encoder *en, const upg_tensor *w, upg_encoding encoding, int s, const upg_feedback *feedback,
+                      uint8_t *data, float *scale, float *values, double *error, upg_error *e) {
     en->w = w;
+    en->feedback = feedback;
     en->encoding = encoding;
     en->s = s;
     en->n = (int)upg_pad16(w->cols);
     en->b = upg_block(en->n);
     en->data = data;
     en->scale = scale;
+    en->values = values;
     atomic_store(&en->bad_row, -1);
-    int rc = reserve(en, e), bands = (int)(upg_pad16(w->rows) / 16);
+    int rc = reserve(en, e), groups = n_groups(en);
     if (!rc) {
-        upg_pool_run(en->pool, band_task, en, bands);
+        upg_pool_run(en->pool, group_task, en, groups);
         double sum = 0, energy = 0;
-        for (int i = 0; i < bands; i++) {
+        for (int i = 0; i < groups; i++) {
             sum += en->errors[i];
             energy += en->energies[i];
         }

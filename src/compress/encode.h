@@ -2,13 +2,15 @@
 #pragma once
 #include "base/thread.h"
 #include "codec/search.h"
+#include "compress/feedback.h"
 #include "format/weights.h"
 
 typedef struct upg_encoder upg_encoder; // workspaces of all threads
 upg_encoder *upg_encoder_new(upg_pool *pool, uint64_t rotation_seed, upg_search_mode mode, upg_error *e);
 void upg_encoder_free(upg_encoder *en);
 
-// w: an original matrix. encoding INT8 or TRELLIS (s bits a step). data: [upg_encoded_bytes]; scale: [rows]. *error is
-// the relative squared error. Non-finite weights are refused by row.
-int upg_encode_matrix(upg_encoder *en, const upg_tensor *w, upg_encoding encoding, int s, uint8_t *data, float *scale,
-                      double *error, upg_error *e);
+// w: an original matrix. encoding INT8 or TRELLIS (s bits a step). feedback: of the layer's inputs, or NULL. data:
+// [upg_encoded_bytes]; scale: [rows]; values: [rows][cols] what the code stands for, in the original basis, or NULL.
+// *error is the relative squared error. Non-finite weights are refused by row.
+int upg_encode_matrix(upg_encoder *en, const upg_tensor *w, upg_encoding encoding, int s, const upg_feedback *feedback,
+                      uint8_t *data, float *scale, float *values, double *error, upg_error *e);

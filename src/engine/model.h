@@ -12,3 +12,7 @@ struct upg_model {
 
 // The tokenizer of opened weights: packed in a .upg, JSON beside an original. *tokenizer is NULL if there is none.
 int upg_weights_tokenizer(const upg_weights *w, upg_tokenizer **tokenizer, upg_error *e);
+
+// The tokens of a file, which the caller frees: text, after the model's BOS if it wants one; or, with ids,
+// little-endian 16-bit token ids.
+int upg_read_corpus(const upg_model *m, const char *path, bool ids, int32_t **tokens, size_t *n, upg_error *e);

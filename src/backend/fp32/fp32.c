@@ -2,27 +2,33 @@
 // does. It is the reference that compressed models are measured against; its bits are not normative. Products are
 // OpenBLAS's, each call on one thread, split over our pool by fixed blocks of weight rows so that the thread count does
 // not change the result.
-#include "backend/backend.h"
+#include "backend/fp32/fp32.h"
 #include "program/numbers.h"
 #include <cblas.h>
 #include <math.h>
 #include <stdlib.h>
 
-enum { BLOCK_ROWS = 64 }; // weight rows converted and multiplied at once
+enum {
+    BLOCK_ROWS = 64, // weight rows converted and multiplied at once
+    SPAN = 64,       // query rows of one sequence that attention takes at once
+};
 
 typedef struct fp32_backend {
     upg_backend base;
     const upg_program *program;
     upg_backend_options options;
-    upg_arena memory;     // all arrays below
-    float **buffers;      // [n_buffers] of [max_rows][width]
-    float **vectors;      // [n_weights] f32 copies of norms and biases, or NULL
-    float *cosine, *sine; // [n_positions][rotary_dim/2]
-    float *kv;            // [n_blocks][n_layers][n_kv_heads][k, v][256][head_dim]
-    float **work;         // [threads] of [max(BLOCK_ROWS * max_inputs, n_positions)]
-    uint8_t *flags;       // [max_rows]
-    int *wanted;          // [max_logits]
+    upg_arena memory;       // all arrays below
+    float **buffers;        // [n_buffers] of [max_rows][width]
+    float **vectors;        // [n_weights] f32 copies of norms and biases, or NULL
+    const float **replaced; // [n_weights] what upg_fp32_replace gave, or NULL
+    float *cosine, *sine;   // [n_positions][rotary_dim/2]
+    float *kv;              // [n_blocks][n_layers][n_kv_heads][k, v][256][head_dim]
+    float **work;           // [threads] of [max(BLOCK_ROWS * max_inputs, SPAN * n_positions)]
+    uint8_t *flags;         // [max_rows]
+    int *wanted;            // [max_rows]
     int n_wanted;
+    int *spans; // [n_spans + 1] first rows of attention's spans; [max_rows + 1]
+    int n_spans;
     const upg_batch *batch;
     const upg_op *op;
     int n_rows;
@@ -51,9 +57,10 @@ static int reserve_all(fp32_backend *b, upg_error *e) {
     const upg_config *c = p->config;
     int threads = upg_pool_threads(b->options.pool);
     b->vectors = reserve(b, (size_t)p->n_weights, sizeof *b->vectors, e);
+    b->replaced = reserve(b, (size_t)p->n_weights, sizeof *b->replaced, e);
     b->buffers = reserve(b, (size_t)p->n_buffers, sizeof *b->buffers, e);
     b->work = reserve(b, (size_t)threads, sizeof *b->work, e);
-    if (!b->vectors || !b->buffers || !b->work) return -1;
+    if (!b->vectors || !b->replaced || !b->buffers || !b->work) return -1;
     for (int i = 0; i < p->n_weights; i++) {
         if (p->weights[i]->rows != 1) continue;
         if (!(b->vectors[i] = reserve(b, (size_t)p->weights[i]->cols, sizeof(float), e))) return -1;
@@ -63,15 +70,17 @@ static int reserve_all(fp32_backend *b, upg_error *e) {
         int rows = i == p->logits ? b->options.max_logits : b->options.max_rows;
         if (!(b->buffers[i] = reserve(b, (size_t)rows * (size_t)p->widths[i], sizeof(float), e))) return -1;
     }
-    size_t work = (size_t)BLOCK_ROWS * (size_t)p->max_inputs, positions = (size_t)b->options.n_positions;
+    size_t work = (size_t)BLOCK_ROWS * (size_t)p->max_inputs, positions = (size_t)b->options.n_positions,
+           scores = SPAN * positions;
     for (int i = 0; i < threads; i++)
-        if (!(b->work[i] = reserve(b, work > positions ? work : positions, sizeof(float), e))) return -1;
+        if (!(b->work[i] = reserve(b, work > scores ? work : scores, sizeof(float), e))) return -1;
     size_t table = positions * (size_t)c->rotary_dim / 2;
     size_t kv = (size_t)b->options.n_blocks * (size_t)c->n_layers * (size_t)c->n_kv_heads;
     if (!(b->cosine = reserve(b, table, sizeof(float), e)) || !(b->sine = reserve(b, table, sizeof(float), e)) ||
         !(b->kv = reserve(b, kv, kv_floats(c) * sizeof(float), e)) ||
         !(b->flags = reserve(b, (size_t)b->options.max_rows, 1, e)) ||
-        !(b->wanted = reserve(b, (size_t)b->options.max_logits, sizeof *b->wanted, e)))
+        !(b->wanted = reserve(b, (size_t)b->options.max_rows, sizeof *b->wanted, e)) ||
+        !(b->spans = reserve(b, (size_t)b->options.max_rows + 1, sizeof *b->spans, e)))
         return -1;
     upg_rope_tables(c, b->options.n_positions, b->cosine, b->sine);
     return 0;
@@ -105,8 +114,12 @@ static float *kv_at(const fp32_backend *b, int row, int position, int head, int 
 static void embed_task(void *ctx, int row, int thread) {
     (void)thread;
     fp32_backend *b = ctx;
-    upg_tensor_floats(b->program->weights[b->op->weight], (int64_t)b->batch->tokens[row] * b->op->n, b->op->n,
-                      row_of(b, b->op->out, row));
+    const float *replaced = b->replaced[b->op->weight];
+    int64_t first = (int64_t)b->batch->tokens[row] * b->op->n;
+    if (replaced)
+        memcpy(row_of(b, b->op->out, row), replaced + first, (size_t)b->op->n * sizeof *replaced);
+    else
+        upg_tensor_floats(b->program->weights[b->op->weight], first, b->op->n, row_of(b, b->op->out, row));
 }
 
 static void rmsnorm(const fp32_backend *b, const float *x, float *y) {
@@ -142,10 +155,16 @@ static void linear_task(void *ctx, int block, int thread) {
     const upg_tensor *w = b->program->weights[b->op->weight];
     int first = block * BLOCK_ROWS, rows = w->rows - first < BLOCK_ROWS ? (int)(w->rows - first) : BLOCK_ROWS,
         n = b->op->n;
-    upg_tensor_floats(w, (int64_t)first * n, (int64_t)rows * n, b->work[thread]);
+    const float *values = b->replaced[b->op->weight];
+    if (values) {
+        values += (size_t)first * (size_t)n;
+    } else {
+        upg_tensor_floats(w, (int64_t)first * n, (int64_t)rows * n, b->work[thread]);
+        values = b->work[thread];
+    }
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, b->n_rows, rows, n, 1.0f, row_of(b, b->op->in, 0),
-                b->program->widths[b->op->in], b->work[thread], n, 0.0f,
-                row_of(b, b->op->out, 0) + b->op->out_col + first, b->program->widths[b->op->out]);
+                b->program->widths[b->op->in], values, n, 0.0f, row_of(b, b->op->out, 0) + b->op->out_col + first,
+                b->program->widths[b->op->out]);
 }
 
 static void kv_task(void *ctx, int row, int thread) {
@@ -168,27 +187,45 @@ static void kv_task(void *ctx, int row, int thread) {
     }
 }
 
+// Rows that attention takes together: of one sequence and at positions that follow one another.
+static int span_end(const fp32_backend *b, int first) {
+    const upg_batch *batch = b->batch;
+    int i = first + 1;
+    while (i < b->n_rows && i < first + SPAN && batch->blocks[i] == batch->blocks[first] &&
+           batch->positions[i] == batch->positions[i - 1] + 1)
+        i++;
+    return i;
+}
+
+static void softmax(float *p, int first, int last, int n) {
+    float m = -INFINITY, sum = 0;
+    for (int j = first; j <= last; j++) m = p[j] > m ? p[j] : m;
+    for (int j = 0; j < n; j++) {
+        p[j] = j < first || j > last ? 0 : expf(p[j] - m);
+        sum += p[j];
+    }
+    for (int j = first; j <= last; j++) p[j] /= sum;
+}
+
 static void attention_task(void *ctx, int task, int thread) {
     fp32_backend *b = ctx;
     const upg_config *c = b->program->config;
-    int row = task / c->n_heads, h = task % c->n_heads, position = b->batch->positions[row], dim = c->head_dim;
-    int kv_head = h / (c->n_heads / c->n_kv_heads);
-    int window = b->op->window, first = window && position >= window ? position - window + 1 : 0;
+    int span = task / c->n_heads, h = task % c->n_heads, row = b->spans[span], rows = b->spans[span + 1] - row,
+        dim = c->head_dim, kv_head = h / (c->n_heads / c->n_kv_heads), window = b->op->window;
+    int last = b->batch->positions[row + rows - 1], n = last + 1, in = b->program->widths[b->op->in],
+        out = b->program->widths[b->op->out];
     const float *q = row_of(b, b->op->in, row) + h * dim;
-    float *p = b->work[thread], *o = row_of(b, b->op->out, row) + h * dim, scale = 1.0f / sqrtf((float)dim),
-          m = -INFINITY, sum = 0;
-    for (int j = first; j <= position; j++) {
-        p[j] = scale * cblas_sdot(dim, q, 1, kv_at(b, row, j, kv_head, 0), 1);
-        m = p[j] > m ? p[j] : m;
+    float *p = b->work[thread], *o = row_of(b, b->op->out, row) + h * dim; // p: [rows][n]
+    for (int j = 0; j < n; j += UPG_KV_BLOCK)
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, n - j < UPG_KV_BLOCK ? n - j : UPG_KV_BLOCK, dim,
+                    1.0f / sqrtf((float)dim), q, in, kv_at(b, row, j, kv_head, 0), dim, 0.0f, p + j, n);
+    for (int i = 0; i < rows; i++) {
+        int position = b->batch->positions[row + i];
+        softmax(p + (size_t)i * (size_t)n, window && position >= window ? position - window + 1 : 0, position, n);
     }
-    memset(o, 0, (size_t)dim * sizeof *o);
-    for (int j = first; j <= position; j++) {
-        float w = expf(p[j] - m);
-        sum += w;
-        const float *v = kv_at(b, row, j, kv_head, 1);
-        for (int i = 0; i < dim; i++) o[i] += w * v[i];
-    }
-    for (int i = 0; i < dim; i++) o[i] /= sum;
+    for (int j = 0; j < n; j += UPG_KV_BLOCK)
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, dim, n - j < UPG_KV_BLOCK ? n - j : UPG_KV_BLOCK,
+                    1.0f, p + j, n, kv_at(b, row, j, kv_head, 1), dim, j ? 1.0f : 0.0f, o, out);
 }
 
 static void swiglu_task(void *ctx, int row, int thread) {
@@ -227,7 +264,7 @@ static void run_op(fp32_backend *b) {
                      (int)((b->program->weights[b->op->weight]->rows + BLOCK_ROWS - 1) / BLOCK_ROWS));
         break;
     case UPG_OP_KV: upg_pool_run(pool, kv_task, b, b->n_rows); break;
-    case UPG_OP_ATTENTION: upg_pool_run(pool, attention_task, b, b->n_rows * b->program->config->n_heads); break;
+    case UPG_OP_ATTENTION: upg_pool_run(pool, attention_task, b, b->n_spans * b->program->config->n_heads); break;
     case UPG_OP_SWIGLU: upg_pool_run(pool, swiglu_task, b, b->n_rows); break;
     case UPG_OP_ADD: upg_pool_run(pool, add_task, b, b->n_rows); break;
     case UPG_OP_GATHER:
@@ -237,19 +274,45 @@ static void run_op(fp32_backend *b) {
     }
 }
 
-static int run(upg_backend *base, const upg_batch *batch, upg_error *e) {
-    fp32_backend *b = (fp32_backend *)base;
-    if (upg_batch_check(batch, b->program->config, &b->options, e)) return -1;
+static void run_ops(fp32_backend *b, const upg_batch *batch, int first, int last, const upg_fp32_tap *tap) {
     b->batch = batch;
     b->n_rows = batch->n_rows;
     b->n_wanted = 0;
-    memset(b->flags, 0, (size_t)batch->n_rows);
     for (int i = 0; i < batch->n_rows; i++)
         if (batch->wants[i]) b->wanted[b->n_wanted++] = i;
-    for (int i = 0; i < b->program->n_ops && b->n_rows; i++) {
+    b->n_spans = 0;
+    for (int i = 0; i < batch->n_rows; i = b->spans[b->n_spans]) b->spans[++b->n_spans] = span_end(b, i);
+    for (int i = first; i < last && b->n_rows; i++) {
         b->op = &b->program->ops[i];
+        if (tap && b->op->kind == UPG_OP_QUANTISE)
+            tap->input(tap->ctx, i, row_of(b, b->op->in, 0), b->n_rows, b->program->widths[b->op->in]);
         run_op(b);
     }
+}
+
+int upg_fp32_run_part(upg_backend *base, const upg_batch *batch, int first, int last, const upg_fp32_tap *tap,
+                      upg_error *e) {
+    fp32_backend *b = (fp32_backend *)base;
+    upg_backend_options limits = b->options;
+    limits.max_logits = limits.max_rows;
+    if (upg_batch_check(batch, b->program->config, &limits, e)) return -1;
+    run_ops(b, batch, first, last, tap);
+    return 0;
+}
+
+float *upg_fp32_buffer(upg_backend *base, int buffer) {
+    return row_of((fp32_backend *)base, buffer, 0);
+}
+
+void upg_fp32_replace(upg_backend *base, int weight, const float *values) {
+    ((fp32_backend *)base)->replaced[weight] = values;
+}
+
+static int run(upg_backend *base, const upg_batch *batch, upg_error *e) {
+    fp32_backend *b = (fp32_backend *)base;
+    if (upg_batch_check(batch, b->program->config, &b->options, e)) return -1;
+    memset(b->flags, 0, (size_t)batch->n_rows);
+    run_ops(b, batch, 0, b->program->n_ops, NULL);
     size_t vocab = (size_t)b->program->config->vocab_size;
     for (int i = 0; i < b->n_wanted; i++) {
         const float *l = b->buffers[b->program->logits] + (size_t)i * vocab;

@@ -1,0 +1,75 @@
+// Factors of the Hessian. See feedback.h. Each call of a library runs on one thread; tasks are fixed by the size alone.
+#include "compress/feedback.h"
+#include <cblas.h>
+#include <f77blas.h>
+#include <stdlib.h>
+
+enum { TILE = 16, RHS_ROWS = 64 };
+
+typedef struct job {
+    int n;
+    float *l, *z;
+} job;
+
+void upg_feedback_free(upg_feedback *f) {
+    free(f->l);
+    free(f->z);
+    *f = (upg_feedback){0};
+}
+
+// z = ((1 - cross) h + cross c + damping) (h + damping)^-1 starts as its numerator; l as h + damping, lower.
+static void prepare(upg_feedback *f, const upg_feedback_options *o) {
+    size_t n = (size_t)f->n;
+    double diagonal = 0;
+    for (size_t i = 0; i < n; i++) diagonal += f->l[i * n + i];
+    float damping = (float)(diagonal / (double)n * o->damping);
+    if (!(damping > 0x1p-100f)) damping = 1; // inputs that are all zero: nothing matters
+    for (size_t i = 0; i < n && f->z; i++)
+        for (size_t j = 0; j < n; j++) {
+            float h = j <= i ? f->l[i * n + j] : f->l[j * n + i];
+            f->z[i * n + j] = (1 - o->cross) * h + o->cross * f->z[i * n + j];
+        }
+    for (size_t i = 0; i < n; i++) {
+        f->l[i * n + i] += damping;
+        if (f->z) f->z[i * n + i] += damping;
+    }
+}
+
+static void solve_task(void *ctx, int task, int thread) {
+    (void)thread;
+    job *j = ctx;
+    blasint n = j->n, first = task * RHS_ROWS, rows = n - first < RHS_ROWS ? n - first : RHS_ROWS, info = 0;
+    // A row-major lower triangle is a column-major upper one, and rows are columns.
+    BLASFUNC(spotrs)("U", &n, &rows, j->l, &n, j->z + (size_t)first * (size_t)n, &n, &info);
+}
+
+// Columns of the Cholesky factor divided by their diagonal 16-block.
+static void normalise_task(void *ctx, int block, int thread) {
+    (void)thread;
+    job *j = ctx;
+    size_t n = (size_t)j->n, c = (size_t)block * TILE;
+    float *diagonal = j->l + c * n + c;
+    if (c + TILE < n)
+        cblas_strsm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans, CblasNonUnit, (int)(n - c - TILE), TILE, 1.0f,
+                    diagonal, j->n, diagonal + TILE * n, j->n);
+}
+
+int upg_feedback_new(upg_feedback *f, upg_moments *m, const upg_feedback_options *o, upg_pool *pool, upg_error *e) {
+    *f = (upg_feedback){m->n, m->h, m->c};
+    *m = (upg_moments){0};
+    if (o->cross == 0) {
+        free(f->z);
+        f->z = NULL;
+    }
+    prepare(f, o);
+    blasint n = f->n, info = 0;
+    BLASFUNC(spotrf)("U", &n, f->l, &n, &info);
+    if (info) {
+        upg_feedback_free(f);
+        return upg_fail(e, "the Hessian of a linear layer's %d inputs is not positive definite", (int)n);
+    }
+    job j = {f->n, f->l, f->z};
+    if (f->z) upg_pool_run(pool, solve_task, &j, (f->n + RHS_ROWS - 1) / RHS_ROWS);
+    upg_pool_run(pool, normalise_task, &j, f->n / TILE);
+    return 0;
+}
