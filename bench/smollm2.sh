@@ -74,5 +74,4 @@ printf 'original, fp32: '
 answers "$gguf"
 row --encoding int8
 row --layer-bits 4 --head-bits 8
-row --bits 4.5
 row --bits 3.2
