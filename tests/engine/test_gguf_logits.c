@@ -156,6 +156,13 @@ static void logits_do_not_depend_on_the_container(void **state) {
 
 // ---- SmolLM2 ----
 
+static int likeliest(const float *logits, int64_t n) {
+    int64_t top = 0;
+    for (int64_t i = 1; i < n; i++)
+        if (logits[i] > logits[top]) top = i;
+    return (int)top;
+}
+
 static void smollm2_agrees_with_transformers(void **state) {
     (void)state;
     const char *path = getenv("UPG_SMOLLM2");
@@ -179,6 +186,10 @@ static void smollm2_agrees_with_transformers(void **state) {
     float *logits = logits_of(m, got, (int)n_ids), worst = 0;
     yyjson_val *samples = yyjson_obj_get(root, "logits"), *row;
     int64_t vocab = upg_model_vocab_size(m), stride = yyjson_get_int(yyjson_obj_get(root, "stride"));
+    assert_int_equal(yyjson_arr_size(samples), n_ids);
+    yyjson_arr_foreach(yyjson_obj_get(root, "top"), i, max, v)
+        assert_int_equal(likeliest(logits + (int64_t)i * vocab, vocab), yyjson_get_int(v));
+    assert_int_equal(i, n_ids);
     yyjson_arr_foreach(samples, i, max, row) {
         size_t k, n_row;
         yyjson_arr_foreach(row, k, n_row, v) {
