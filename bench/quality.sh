@@ -1,7 +1,7 @@
 #!/bin/sh
-# The table of docs/quality.md. Usage: bench/quality.sh UPG MODEL TOKENS.u16 [WINDOWS]; MODEL is an original's folder.
+# The tables of docs/quality.md. Usage: bench/quality.sh UPG MODEL TOKENS.u16 [CALIBRATION.u16 [WINDOWS]]; MODEL is an original's folder.
 set -eu
-upg=$1 model=$2 tokens=$3 windows=${4:-1000000}
+upg=$1 model=$2 tokens=$3 calibration=${4:-} windows=${5:-1000000}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 row() {
@@ -19,3 +19,7 @@ for k in 4 3.5 3 2.5 2; do row --layer-bits $k --embedding-bits 8 --head-bits 8;
 row --ratio 8
 row --ratio 10
 row --ratio 12
+if [ -n "$calibration" ]; then
+    row --layer-bits 3 --embedding-bits 8 --head-bits 8 --calibrate "$calibration"
+    row --ratio 10 --calibrate "$calibration"
+fi
