@@ -2,6 +2,7 @@
 #include "compress/feedback.h"
 #include <cblas.h>
 #include <f77blas.h>
+#include <math.h>
 #include <stdlib.h>
 
 enum { TILE = 16, RHS_ROWS = 64 };
@@ -18,10 +19,11 @@ void upg_feedback_free(upg_feedback *f) {
 }
 
 // z = ((1 - cross) h + cross c + damping) (h + damping)^-1 starts as its numerator; l as h + damping, lower.
-static void prepare(upg_feedback *f, const upg_feedback_options *o) {
+static int prepare(upg_feedback *f, const upg_feedback_options *o, upg_error *e) {
     size_t n = (size_t)f->n;
     double diagonal = 0;
     for (size_t i = 0; i < n; i++) diagonal += f->l[i * n + i];
+    if (!isfinite(diagonal)) return upg_fail(e, "calibration: the inputs of a linear layer are not finite");
     float damping = (float)(diagonal / (double)n * o->damping);
     if (!(damping > 0x1p-100f)) damping = 1; // inputs that are all zero: nothing matters
     for (size_t i = 0; i < n && f->z; i++)
@@ -33,6 +35,7 @@ static void prepare(upg_feedback *f, const upg_feedback_options *o) {
         f->l[i * n + i] += damping;
         if (f->z) f->z[i * n + i] += damping;
     }
+    return 0;
 }
 
 static void solve_task(void *ctx, int task, int thread) {
@@ -61,7 +64,10 @@ int upg_feedback_new(upg_feedback *f, upg_moments *m, const upg_feedback_options
         free(f->z);
         f->z = NULL;
     }
-    prepare(f, o);
+    if (prepare(f, o, e)) {
+        upg_feedback_free(f);
+        return -1;
+    }
     blasint n = f->n, info = 0;
     BLASFUNC(spotrf)("U", &n, f->l, &n, &info);
     if (info) {
