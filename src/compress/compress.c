@@ -151,13 +151,18 @@ static int code_tensor(coding *c, size_t i, const upg_feedback *feedback, float 
     return t->name ? 0 : -1;
 }
 
+static size_t output_of(const job *j, int weight) {
+    size_t i = 0;
+    while (j->source[i] != j->model->program->weights[weight]) i++;
+    return i;
+}
+
 // Codes the matrix of an op, if it is not coded yet, and tells the calibrator what it became, unless it is the last.
 static int code_weight(coding *c, upg_calibrator *cal, const upg_op *op, const upg_feedback *feedback, upg_error *e) {
     const upg_program *p = c->j->model->program;
     const upg_tensor *t = p->weights[op->weight];
     bool last = op->kind == UPG_OP_LINEAR && op->out == p->logits;
-    size_t i = 0;
-    while (c->j->source[i] != t) i++;
+    size_t i = output_of(c->j, op->weight);
     if (c->done[i]) return 0;
     float *values = last ? NULL : upg_alloc((size_t)t->rows * (size_t)t->cols, sizeof *values, e);
     if ((!last && !values) || code_tensor(c, i, feedback, values, e)) {
@@ -173,6 +178,7 @@ static int code_inputs(coding *c, upg_calibrator *cal, int op, upg_pool *pool, u
     const upg_program *p = c->j->model->program;
     upg_moments m;
     upg_feedback f;
+    if (c->done[output_of(c->j, p->ops[op + 1].weight)]) return 0; // a tied head
     if (upg_calibrator_moments(cal, op, &m, e) || upg_feedback_new(&f, &m, &feedback_options, pool, e)) return -1;
     int rc = 0;
     for (int i = op + 1; !rc && i < p->n_ops && p->ops[i].kind == UPG_OP_LINEAR; i++)
@@ -294,8 +300,9 @@ int upg_compress(const char *source, const char *out, const upg_compress_options
     if (plan(&j, e)) goto end;
     result->parameters = j.parameters;
     result->tensors = upg_alloc(j.n, sizeof *result->tensors, e);
+    if (!result->tensors) goto end;
     result->n = j.n;
-    if (result->tensors && !load_text(&j, e)) rc = produce(&j, out, result, e);
+    if (!load_text(&j, e)) rc = produce(&j, out, result, e);
 end:
     if (rc) upg_compress_result_free(result);
     upg_buf_free(&j.config);
