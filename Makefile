@@ -44,7 +44,7 @@ endif
 
 SRC      := $(filter-out $(X86_ONLY),$(shell find src -name '*.c' -not -path 'src/cli/*'))
 CLI_SRC  := $(wildcard src/cli/*.c)
-LIB_OBJ  := $(SRC:%.c=$B/%.o) $B/third_party/yyjson/yyjson.o
+LIB_OBJ  := $(SRC:%.c=$B/%.o) $B/src/compress/default_text_data.o $B/third_party/yyjson/yyjson.o
 CLI_OBJ  := $(CLI_SRC:%.c=$B/%.o) $B/src/cli/default_model.o
 TESTS    := $(patsubst %.c,$B/%,$(shell find tests -name 'test_*.c'))
 BENCHES  := $(patsubst %.c,$B/%,$(wildcard bench/*.c))
@@ -66,9 +66,12 @@ $B/third_party/%.o: third_party/%.c
 	@mkdir -p $(@D)
 	$(if $V,,@echo "  CC   $@")
 	$Q$(CC) -O2 -g1 -fPIC -fvisibility=hidden $(if $(SAN),-fsanitize=$(SAN)) -fno-sanitize=undefined -c $< -o $@
-$B/src/cli/default_model.o: src/cli/default_model.S models/tales.upg
+$B/%.o: %.S
 	@mkdir -p $(@D)
-	$(CC) -c $< -o $@
+	$(if $V,,@echo "  AS   $@")
+	$Q$(CC) -c $< -o $@
+$B/src/cli/default_model.o: models/tales.upg
+$B/src/compress/default_text_data.o: data/calibration.txt data/heldout.txt
 $B/libupg.a: $(LIB_OBJ)
 	$(if $V,,@echo "  AR   $@")
 	$Qrm -f $@ && $(AR) rcs $@ $^
