@@ -88,6 +88,8 @@ void upg_arena_free(upg_arena *a) {
     *a = (upg_arena){0};
 }
 
+enum { MOST_AT_ONCE = 1 << 30 }; // bytes; Linux takes at most 2 GiB in one call
+
 static int read_all(int fd, upg_file *f, upg_error *e) {
     size_t capacity = 0, size = 0;
     uint8_t *data = NULL;
@@ -151,6 +153,33 @@ void upg_file_close(upg_file *f) {
         free((void *)(uintptr_t)f->data);
     free(f->path);
     *f = (upg_file){0};
+}
+
+int upg_read_at(int fd, const char *path, void *data, size_t size, uint64_t offset, upg_error *e) {
+    uint8_t *p = data;
+    while (size) {
+        ssize_t n = pread(fd, p, size < MOST_AT_ONCE ? size : MOST_AT_ONCE, (off_t)offset);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return upg_fail(e, "%s: cannot read: %s", path, strerror(errno));
+        if (!n) return upg_fail(e, "%s: ends before byte %llu", path, (unsigned long long)(offset + size));
+        p += n;
+        size -= (size_t)n;
+        offset += (uint64_t)n;
+    }
+    return 0;
+}
+
+int upg_write_at(int fd, const char *path, const void *data, size_t size, uint64_t offset, upg_error *e) {
+    const uint8_t *p = data;
+    while (size) {
+        ssize_t n = pwrite(fd, p, size < MOST_AT_ONCE ? size : MOST_AT_ONCE, (off_t)offset);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return upg_fail(e, "%s: cannot write: %s", path, strerror(n ? errno : ENOSPC));
+        p += n;
+        size -= (size_t)n;
+        offset += (uint64_t)n;
+    }
+    return 0;
 }
 
 bool upg_path_is_dir(const char *path) {

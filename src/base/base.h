@@ -39,6 +39,9 @@ typedef struct upg_file {
 } upg_file;
 int upg_file_open(upg_file *f, const char *path, upg_error *e);
 void upg_file_close(upg_file *f);
+// All of it, at an offset of an open file. A file that ends before is an error.
+int upg_read_at(int fd, const char *path, void *data, size_t size, uint64_t offset, upg_error *e);
+int upg_write_at(int fd, const char *path, const void *data, size_t size, uint64_t offset, upg_error *e);
 bool upg_path_is_dir(const char *path);
 bool upg_path_exists(const char *path);
 // Reads a whole small file (at most max bytes) into a NUL-terminated string that the caller frees.

@@ -2,12 +2,14 @@
 #include "cli/cli.h"
 #include "compress/compress.h"
 #include "format/weights.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct options {
     const char *out, *name;
     bool json;
+    double memory; // GB
     upg_compress_options c;
     cli_progress progress;
 } options;
@@ -31,6 +33,26 @@ static int set_encoding(const cli_option *o, void *group, const char *text, upg_
     if (!strcmp(text, "trellis")) return 0;
     if (strcmp(text, "int8")) return upg_fail(e, "--%s %s: trellis or int8", o->name, text);
     c->layer_bits = c->embedding_bits = c->head_bits = UPG_BITS_INT8;
+    c->calibration = NULL; // there is nothing to gain
+    return 0;
+}
+
+static int set_effort(const cli_option *o, void *group, const char *text, upg_error *e) {
+    static const char *const names[] = {
+        [UPG_EFFORT_NORMAL] = "normal", [UPG_EFFORT_FAST] = "fast", [UPG_EFFORT_BEST] = "best"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(text, names[i])) {
+            ((options *)group)->c.effort = (upg_effort)i;
+            return 0;
+        }
+    return upg_fail(e, "--%s %s: fast, normal or best", o->name, text);
+}
+
+// A file, "default" or "none".
+static int set_text(const cli_option *o, void *group, const char *text, upg_error *e) {
+    (void)e;
+    const char **at = (const char **)(void *)((char *)group + o->offset);
+    *at = !strcmp(text, "none") ? NULL : !strcmp(text, "default") ? UPG_TEXT_DEFAULT : text;
     return 0;
 }
 
@@ -47,10 +69,15 @@ static const cli_option table[] = {
      .set = set_bits},
     {"encoding", 0, "E", "trellis (default) or int8: every matrix in int8, the near-lossless reference", CLI_SET,
      .set = set_encoding},
-    {"calibrate", 0, "FILE", "text the layers are fitted to (or 16-bit token ids, FILE.u16)", CLI_STRING,
-     AT(c.calibration)},
-    {"calibration-tokens", 0, "N", "of it at most (default 32768)", CLI_INT, AT(c.calibration_tokens), 256, 1 << 30},
-    {"exact", 0, NULL, "exact trellis search: slower, about .03 dB better", CLI_FLAG, AT(c.exact_search)},
+    {"effort", 0, "E", "fast, normal (default) or best: see below", CLI_SET, .set = set_effort},
+    {"calibrate", 0, "FILE", "text the layers are fitted to: a file, FILE.u16 of 16-bit token ids, default or none",
+     CLI_SET, AT(c.calibration), .set = set_text},
+    {"calibration-tokens", 0, "N", "of it at most", CLI_INT, AT(c.calibration_tokens), 256, 1 << 30},
+    {"heldout", 0, "FILE", "text the result is measured on, likewise; none skips it", CLI_SET, AT(c.heldout),
+     .set = set_text},
+    {"heldout-tokens", 0, "N", "of it at most", CLI_INT, AT(c.heldout_tokens), 1, 1 << 30},
+    {"memory", 0, "GB", "refuse to begin if more would be needed", CLI_DOUBLE, AT(memory), 0.1, 1e6},
+    {"exact", 0, NULL, "exact trellis search, as with best", CLI_FLAG, AT(c.exact_search)},
     {"seed", 0, "N", "seed of the rotation's signs (default 1)", CLI_SEED, AT(c.rotation_seed)},
     {"threads", 't', "N", "default: one a core", CLI_INT, AT(c.n_threads), 1, 1024},
     {"json", 0, NULL, "print the result as JSON", CLI_FLAG, AT(json)},
@@ -63,6 +90,7 @@ static int check(options *o) {
     if ((o->c.ratio > 0) + (o->c.bits > 0) + (o->c.layer_bits > 0) > 1 && !(o->c.layer_bits == UPG_BITS_INT8))
         return cli_usage(&cli_compress, "--ratio, --bits and --layer-bits exclude each other");
     if (!o->c.ratio && !o->c.bits && !o->c.layer_bits) o->c.ratio = 10;
+    o->c.memory = o->memory * 1e9;
     return -1;
 }
 
@@ -76,13 +104,20 @@ static const char *bits_name(int bits2) {
     return bits2 == UPG_BITS_INT8 ? "int8" : bits2 ? names[bits2 - 4] : "as is";
 }
 
-static void print_json(const upg_compress_result *r, double seconds) {
+static void print_json(const upg_compress_result *r) {
     upg_buf b = {0};
-    upg_buf_fmt(
-        &b,
-        "{\"parameters\":%llu,\"bytes\":%llu,\"ratio\":%.4f,\"bits_per_parameter\":%.4f,\"seconds\":%.2f,\"tensors\":[",
-        (unsigned long long)r->parameters, (unsigned long long)r->bytes, 4.0 * (double)r->parameters / (double)r->bytes,
-        8.0 * (double)r->bytes / (double)r->parameters, seconds);
+    upg_buf_fmt(&b,
+                "{\"parameters\":%llu,\"bytes\":%llu,\"ratio\":%.4f,\"bits_per_parameter\":%.4f,"
+                "\"calibration_tokens\":%d,\"measured_bits\":%s,\"seconds\":%.2f,\"peak_memory\":%zu,",
+                (unsigned long long)r->parameters, (unsigned long long)r->bytes,
+                4.0 * (double)r->parameters / (double)r->bytes, 8.0 * (double)r->bytes / (double)r->parameters,
+                r->calibration_tokens, r->measured ? "true" : "false", r->seconds, r->peak_memory);
+    if (r->heldout_tokens)
+        upg_buf_fmt(&b,
+                    "\"heldout\":{\"tokens\":%d,\"original_nll\":%.6f,\"nll\":%.6f,\"ppl\":%.5f,\"kl\":%.6f,"
+                    "\"top1\":%.5f},",
+                    r->heldout_tokens, r->original_nll, r->nll, exp(r->nll), r->kl, r->top1);
+    upg_buf_str(&b, "\"tensors\":[");
     for (size_t i = 0; i < r->n; i++) {
         upg_buf_str(&b, i ? ",{\"name\":" : "{\"name\":");
         cli_json_string(&b, r->tensors[i].name, strlen(r->tensors[i].name));
@@ -93,7 +128,7 @@ static void print_json(const upg_compress_result *r, double seconds) {
     upg_buf_free(&b);
 }
 
-static void print_table(const char *out, const upg_compress_result *r, double seconds) {
+static void print_table(const char *out, const upg_compress_result *r) {
     char a[32], b[32], c[32];
     printf("%-48s %7s %7s %6s %14s\n", "tensor", "rows", "cols", "bits", "relative error");
     for (size_t i = 0; i < r->n; i++)
@@ -101,13 +136,23 @@ static void print_table(const char *out, const upg_compress_result *r, double se
             printf("%-48s %7lld %7lld %6s %13.4f%%\n", r->tensors[i].name, (long long)r->tensors[i].rows,
                    (long long)r->tensors[i].cols, bits_name(r->tensors[i].bits2), 100 * r->tensors[i].error);
     double n = (double)r->parameters, bytes = (double)r->bytes;
-    printf("%s: %s, %.2f:1 against FP32 (%s), %.2f:1 against BF16 (%s), %.3f bits a parameter, %.1f s\n", out,
-           cli_bytes(bytes, a), 4 * n / bytes, cli_bytes(4 * n, b), 2 * n / bytes, cli_bytes(2 * n, c), 8 * bytes / n,
-           seconds);
+    printf("%s: %s, %.2f:1 against FP32 (%s), %.2f:1 against BF16 (%s), %.3f bits a parameter\n", out,
+           cli_bytes(bytes, a), 4 * n / bytes, cli_bytes(4 * n, b), 2 * n / bytes, cli_bytes(2 * n, c), 8 * bytes / n);
+    if (r->calibration_tokens)
+        printf("fitted to %d tokens; bits chosen by %s\n", r->calibration_tokens,
+               r->measured ? "measured sensitivity" : "the options and the code's distortion");
+    else
+        printf("not calibrated: expect two to three times the divergence at the same size\n");
+    if (r->heldout_tokens)
+        printf("held-out text, %d tokens: KL %.4f from the original, top-1 agreement %.1f%%, perplexity %.3f (original "
+               "%.3f), NLL %.4f (%.4f)\n",
+               r->heldout_tokens, r->kl, 100 * r->top1, exp(r->nll), exp(r->original_nll), r->nll, r->original_nll);
+    printf("%.1f s%s, %s of memory at most\n", r->seconds, r->resumed ? " after an earlier start" : "",
+           cli_bytes((double)r->peak_memory, a));
 }
 
 static int run(int argc, char **argv) {
-    options o = {.c = {.rotation_seed = 1}};
+    options o = {.c = {.rotation_seed = 1, .calibration = UPG_TEXT_DEFAULT, .heldout = UPG_TEXT_DEFAULT}};
     const char *args[1];
     int status = cli_parse(&cli_compress, argc, argv, &o, args);
     if (status < 0) status = check(&o);
@@ -117,7 +162,6 @@ static int run(int argc, char **argv) {
     cli_catch_interrupt(false);
     upg_error e = {0};
     upg_compress_result r;
-    double start = upg_now();
     char *source = cli_model_path(args[0], &e);
     char *out = !source ? NULL : o.out ? upg_strdup(o.out, strlen(o.out), &e) : cli_new_model_path(o.name, &e);
     int rc = out ? upg_compress(source, out, &o.c, &r, &e) : -1;
@@ -128,9 +172,9 @@ static int run(int argc, char **argv) {
     } else {
         status = CLI_OK;
         if (o.json)
-            print_json(&r, upg_now() - start);
+            print_json(&r);
         else
-            print_table(out, &r, upg_now() - start);
+            print_table(out, &r);
         upg_compress_result_free(&r);
     }
     free(source);
@@ -144,8 +188,15 @@ const cli_verb cli_compress = {
     .arguments = "SRC (-o FILE | --name NAME) [OPTIONS]",
     .about =
         "SRC is a folder with config.json and safetensors (one file or shards), or a GGUF file. FILE appears only\n"
-        "when it is whole. Bits that no option fixes are chosen so that the file meets the ratio. The file is the\n"
-        "same for any number of threads.\n",
+        "when it is whole; until then FILE.partial keeps what is done, and the same command goes on with it. Bits "
+        "that\n"
+        "no option fixes are chosen by their measured effect on the model's answers, so that the file meets the "
+        "ratio.\n"
+        "The file is the same for any number of threads.\n"
+        "\n"
+        "--effort fast    8192 tokens of calibration, bits by a model of the code's errors\n"
+        "         normal  32768 tokens, bits by measured sensitivity (2048 tokens)\n"
+        "         best    131072 tokens, sensitivity by 8192, exact search\n",
     .groups = {{table, 0}},
     .min_args = 1,
     .max_args = 1,

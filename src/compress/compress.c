@@ -1,31 +1,25 @@
-// Compressing a model: plan the file, code tensor after tensor, write, rename. See compress.h.
+// Compressing a model: read the texts, choose bits, code tensor after tensor, measure, rename. See compress.h; job.h
+// has the steps.
 #include "compress/compress.h"
 #include "arch/arch.h"
 #include "compress/allocate.h"
-#include "compress/calibrate.h"
-#include "compress/encode.h"
-#include "engine/model.h"
+#include "compress/default_text.h"
+#include "compress/job.h"
+#include "compress/sensitivity.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+#include <xxhash.h>
 
-enum { CALIBRATION_TOKENS = 32768, CALIBRATION_WINDOW = 1024, LEAST_CALIBRATION = 256 };
+enum { CALIBRATION_WINDOW = 1024, LEAST_CALIBRATION = 256, JOURNAL_VERSION = 1, SAMPLE = 65536 };
 
-// Measured on tales: docs/quality.md.
-static const upg_feedback_options feedback_options = {.damping = 0.025f, .cross = 0.5f};
-
-typedef struct job {
-    const upg_compress_options *options;
-    upg_model *model; // the original
-    upg_buf config, tokenizer, report;
-    upg_writer_tensor *out;    // [n]
-    const upg_tensor **source; // [n]; NULL for the tokenizer
-    double *importance;        // [n]
-    size_t n;
-    uint64_t parameters;
-    size_t report_room;
-    upg_calibration text; // no windows: none
-    int32_t *tokens;      // of text
-} job;
+static const upg_effort_settings efforts[] = {
+    [UPG_EFFORT_FAST] = {UPG_SEARCH_SEAM, 8192, 4096, 0, 0},
+    [UPG_EFFORT_NORMAL] = {UPG_SEARCH_SEAM, 32768, 16384, 8192, 2048},
+    [UPG_EFFORT_BEST] = {UPG_SEARCH_EXACT, 131072, 32768, 16384, 8192},
+};
 
 void upg_compress_result_free(upg_compress_result *r) {
     for (size_t i = 0; i < r->n; i++) free(r->tensors[i].name);
@@ -33,19 +27,38 @@ void upg_compress_result_free(upg_compress_result *r) {
     *r = (upg_compress_result){0};
 }
 
-static bool is_head(const job *j, const char *name) {
+size_t upg_job_output(const upg_job *j, int weight) {
+    size_t i = 0;
+    while (j->source[i] != j->model->program->weights[weight]) i++;
+    return i;
+}
+
+int upg_job_progress(upg_job *j, double work, const char *what, upg_error *e) {
+    const upg_compress_options *o = j->options;
+    j->work_done += work;
+    double done = j->work > 0 ? j->work_done / j->work : 0;
+    return o->progress && o->progress(o->progress_ctx, done < 1 ? done : 1, what) ? upg_fail(e, "interrupted") : 0;
+}
+
+// ---- What the file will hold ----
+
+static bool is_head(const upg_job *j, const char *name) {
     return !strcmp(name, j->model->config.tied ? "model.embed_tokens.weight" : "lm_head.weight");
 }
 
 // The bits an option fixes for a matrix, as 2K, or UPG_BITS_AUTO.
-static int fixed_bits(const job *j, const char *name) {
+static int fixed_bits(const upg_job *j, const char *name) {
     if (is_head(j, name)) return j->options->head_bits;
     if (!strcmp(name, "model.embed_tokens.weight")) return j->options->embedding_bits;
     return j->options->layer_bits;
 }
 
+static bool is_open(const upg_writer_tensor *o) {
+    return o->encoding == UPG_TRELLIS && !o->s;
+}
+
 // Each tensor of the program once, vectors as they are, matrices with fixed or open bits; then the tokenizer.
-static int list_tensors(job *j, upg_error *e) {
+static int list_tensors(upg_job *j, upg_error *e) {
     const upg_program *p = j->model->program;
     size_t most = (size_t)p->n_weights + 1;
     j->out = upg_alloc(most, sizeof *j->out, e);
@@ -70,248 +83,354 @@ static int list_tensors(job *j, upg_error *e) {
     }
     if (j->tokenizer.size)
         j->out[j->n++] = (upg_writer_tensor){"tokenizer", UPG_BYTES, 0, 1, (int64_t)j->tokenizer.size};
-    return 0;
+    upg_compress_result *r = j->result;
+    r->parameters = j->parameters;
+    r->tensors = upg_alloc(j->n, sizeof *r->tensors, e);
+    for (; r->tensors && r->n < j->n; r->n++) {
+        const upg_writer_tensor *o = &j->out[r->n];
+        r->tensors[r->n] = (upg_compressed_tensor){.rows = o->rows, .cols = o->cols};
+        if (!(r->tensors[r->n].name = upg_strdup(o->name, strlen(o->name), e))) return -1;
+    }
+    return r->tensors ? 0 : -1;
 }
 
 static size_t planned_size(void *ctx) {
-    job *j = ctx;
-    return upg_writer_plan(j->config.data, j->model->weights.chat_template, j->out, j->n, j->report_room);
+    upg_job *j = ctx;
+    return upg_writer_plan(j->config.data, j->model->weights.chat_template, j->out, j->n, upg_job_report_room(j));
 }
 
-static int plan(job *j, upg_error *e) {
+static double budget(const upg_job *j) {
     const upg_compress_options *o = j->options;
-    double budget = 0;
-    if (o->ratio > 0) budget = 4.0 * (double)j->parameters / o->ratio;
-    if (o->bits > 0) budget = o->bits * (double)j->parameters / 8;
-    bool open = false;
-    for (size_t i = 0; i < j->n; i++) open |= j->out[i].encoding == UPG_TRELLIS && !j->out[i].s;
-    if (!budget && open) {
-        // Only layers are fixed: the embedding gets 3 bits and the head 4.
-        for (size_t i = 0; i < j->n; i++)
-            if (j->out[i].encoding == UPG_TRELLIS && !j->out[i].s) j->out[i].s = is_head(j, j->out[i].name) ? 8 : 6;
-    }
-    if (!budget) return planned_size(j) ? 0 : upg_fail(e, "these tensors make no valid file");
-    return upg_allocate_bits(j->out, j->importance, j->n, (size_t)budget, planned_size, j, e);
+    return o->ratio > 0 ? 4.0 * (double)j->parameters / o->ratio : o->bits * (double)j->parameters / 8;
 }
 
-static int write_report(job *j, const upg_compress_result *r, upg_error *e) {
-    upg_buf *b = &j->report;
-    upg_buf_fmt(b, "{\"parameters\":%llu,\"fp32_bytes\":%llu,\"bytes\":%llu,\"calibration_tokens\":%d,\"errors\":[",
-                (unsigned long long)r->parameters, (unsigned long long)r->parameters * 4, (unsigned long long)r->bytes,
-                j->text.n_windows * j->text.window);
-    bool first = true;
-    for (size_t i = 0; i < r->n; i++) {
-        if (!r->tensors[i].bits2) continue;
-        upg_buf_fmt(b, "%s%.6f", first ? "" : ",", r->tensors[i].error);
-        first = false;
-    }
-    upg_buf_str(b, "]}");
-    return upg_buf_check(b, e);
-}
-
-// Codes or copies tensor i of the output. values: as in upg_encode_matrix.
-static int put_tensor(job *j, upg_writer *w, upg_encoder *en, size_t i, const upg_feedback *feedback, float *values,
-                      double *error, upg_error *e) {
-    const upg_writer_tensor *o = &j->out[i];
-    if (!j->source[i]) return upg_writer_put(w, i, j->tokenizer.data, NULL, e);
-    if (o->rows == 1) return upg_writer_put(w, i, j->source[i]->data, NULL, e);
-    uint8_t *data = upg_aligned_alloc(upg_encoded_bytes(o->encoding, o->s, o->rows, o->cols), e);
-    float *scale = data ? upg_alloc((size_t)o->rows, sizeof *scale, e) : NULL;
-    int rc = scale && !upg_encode_matrix(en, j->source[i], o->encoding, o->s, feedback, data, scale, values, error, e)
-                 ? upg_writer_put(w, i, data, scale, e)
-                 : -1;
-    free(scale);
-    upg_aligned_free(data);
-    return rc;
-}
-
-typedef struct coding {
-    job *j;
-    upg_writer *w;
-    upg_encoder *en;
-    upg_compress_result *r; // tensors in the order of the output
-    bool *done;             // [n]
-    uint64_t n_done;        // parameters
-} coding;
-
-static int code_tensor(coding *c, size_t i, const upg_feedback *feedback, float *values, upg_error *e) {
-    job *j = c->j;
-    const upg_writer_tensor *o = &j->out[i];
-    if (j->options->progress &&
-        j->options->progress(j->options->progress_ctx, (double)c->n_done / (double)j->parameters, o->name))
-        return upg_fail(e, "interrupted");
-    upg_compressed_tensor *t = &c->r->tensors[i];
-    if (put_tensor(j, c->w, c->en, i, feedback, values, &t->error, e)) return -1;
-    c->n_done += j->source[i] ? (uint64_t)o->rows * (uint64_t)o->cols : 0;
-    c->done[i] = true;
-    t->rows = o->rows;
-    t->cols = o->cols;
-    if (j->source[i] && o->rows > 1) t->bits2 = o->encoding == UPG_INT8 ? UPG_BITS_INT8 : o->s;
-    t->name = upg_strdup(o->name, strlen(o->name), e);
-    return t->name ? 0 : -1;
-}
-
-static size_t output_of(const job *j, int weight) {
-    size_t i = 0;
-    while (j->source[i] != j->model->program->weights[weight]) i++;
-    return i;
-}
-
-// Codes the matrix of an op, if it is not coded yet, and tells the calibrator what it became, unless it is the last.
-static int code_weight(coding *c, upg_calibrator *cal, const upg_op *op, const upg_feedback *feedback, upg_error *e) {
-    const upg_program *p = c->j->model->program;
-    const upg_tensor *t = p->weights[op->weight];
-    bool last = op->kind == UPG_OP_LINEAR && op->out == p->logits;
-    size_t i = output_of(c->j, op->weight);
-    if (c->done[i]) return 0;
-    float *values = last ? NULL : upg_alloc((size_t)t->rows * (size_t)t->cols, sizeof *values, e);
-    if ((!last && !values) || code_tensor(c, i, feedback, values, e)) {
-        free(values);
-        return -1;
-    }
-    if (values) upg_calibrator_replace(cal, op->weight, values);
-    return 0;
-}
-
-// Codes the matrices that read what the QUANTISE op at `op` gives.
-static int code_inputs(coding *c, upg_calibrator *cal, int op, upg_pool *pool, upg_error *e) {
-    const upg_program *p = c->j->model->program;
-    upg_moments m;
-    upg_feedback f;
-    if (c->done[output_of(c->j, p->ops[op + 1].weight)]) return 0; // a tied head
-    if (upg_calibrator_moments(cal, op, &m, e) || upg_feedback_new(&f, &m, &feedback_options, pool, e)) return -1;
+// Bits of what is open, so that the file keeps the budget.
+static int plan(upg_job *j, upg_error *e) {
     int rc = 0;
-    for (int i = op + 1; !rc && i < p->n_ops && p->ops[i].kind == UPG_OP_LINEAR; i++)
-        rc = code_weight(c, cal, &p->ops[i], &f, e);
-    upg_feedback_free(&f);
-    return rc;
-}
-
-// A tied embedding is coded before any layer, but errs most as the head: what the original model gives it there counts.
-static int code_embedding(coding *c, upg_calibrator *cal, const upg_op *op, upg_pool *pool, upg_error *e) {
-    const job *j = c->j;
-    const upg_program *p = j->model->program;
-    if (!j->model->config.tied || j->options->head_bits == UPG_BITS_INT8) return code_weight(c, cal, op, NULL, e);
-    upg_calibration original = j->text;
-    original.original_only = true;
-    upg_calibrator *first = upg_calibrator_new(p, &original, pool, e);
-    upg_moments m;
-    upg_feedback f;
-    int last = p->n_ops - 1;
-    while (p->ops[last].kind != UPG_OP_QUANTISE) last--;
-    int rc = first && !upg_calibrator_moments(first, last, &m, e) &&
-                     !upg_feedback_new(&f, &m, &(upg_feedback_options){feedback_options.damping, 0}, pool, e)
-                 ? 0
-                 : -1;
-    upg_calibrator_free(first);
+    if (budget(j) > 0)
+        rc = upg_allocate_bits(j->out, j->importance, j->n, (size_t)budget(j), planned_size, j, e);
+    else // Only layers are fixed: the embedding gets 3 bits and the head 4.
+        for (size_t i = 0; i < j->n; i++)
+            if (is_open(&j->out[i])) j->out[i].s = is_head(j, j->out[i].name) ? 8 : 6;
     if (rc) return -1;
-    rc = code_weight(c, cal, op, &f, e);
-    upg_feedback_free(&f);
-    return rc;
-}
-
-// In the order of the program, each matrix with what calibration says of its inputs.
-static int code_calibrated(coding *c, upg_pool *pool, upg_error *e) {
-    const upg_program *p = c->j->model->program;
-    upg_calibrator *cal = upg_calibrator_new(p, &c->j->text, pool, e);
-    int rc = cal ? 0 : -1;
-    for (int i = 0; !rc && i < p->n_ops; i++) {
-        if (p->ops[i].kind == UPG_OP_EMBED) rc = code_embedding(c, cal, &p->ops[i], pool, e);
-        if (p->ops[i].kind == UPG_OP_QUANTISE) rc = code_inputs(c, cal, i, pool, e);
-    }
-    upg_calibrator_free(cal);
-    return rc;
-}
-
-static int code_all(coding *c, upg_pool *pool, upg_error *e) {
-    const job *j = c->j;
-    if (j->text.n_windows && code_calibrated(c, pool, e)) return -1;
     for (size_t i = 0; i < j->n; i++)
-        if (!c->done[i] && code_tensor(c, i, NULL, NULL, e)) return -1;
-    if (j->options->progress) j->options->progress(j->options->progress_ctx, 1, "");
-    return 0;
+        if (j->source[i] && j->out[i].rows > 1)
+            j->result->tensors[i].bits2 = j->out[i].encoding == UPG_INT8 ? UPG_BITS_INT8 : j->out[i].s;
+    j->result->bytes = planned_size(j);
+    return j->result->bytes ? 0 : upg_fail(e, "these tensors make no valid file");
 }
 
-static int tick(void *ctx, upg_error *e) {
-    const coding *c = ctx;
-    const upg_compress_options *o = c->j->options;
-    double done = (double)c->n_done / (double)c->j->parameters;
-    return o->progress && o->progress(o->progress_ctx, done, "calibrating") ? upg_fail(e, "interrupted") : 0;
+// ---- Texts ----
+
+int upg_job_text(const upg_job *j, const char *path, bool heldout, int32_t **tokens, size_t *n, upg_error *e) {
+    *tokens = NULL;
+    *n = 0;
+    size_t size, length = strlen(path);
+    if (length) return upg_read_corpus(j->model, path, length > 4 && !strcmp(path + length - 4, ".u16"), tokens, n, e);
+    if (!j->model->tokenizer) return 0;
+    const char *text = upg_default_text(heldout, &size);
+    return upg_tokenize_corpus(j->model, text, size, tokens, n, e);
 }
 
 // The calibration text as windows of tokens.
-static int load_text(job *j, upg_error *e) {
-    const char *path = j->options->calibration;
-    if (!path) return 0;
-    size_t n = strlen(path), n_tokens,
-           most = j->options->calibration_tokens ? (size_t)j->options->calibration_tokens : CALIBRATION_TOKENS;
-    if (upg_read_corpus(j->model, path, n > 4 && !strcmp(path + n - 4, ".u16"), &j->tokens, &n_tokens, e)) return -1;
-    if (n_tokens < LEAST_CALIBRATION)
-        return upg_fail(e, "%s: %zu tokens are too few to calibrate with: at least %d", path, n_tokens,
-                        LEAST_CALIBRATION);
-    if (n_tokens > most) n_tokens = most;
+static int load_text(upg_job *j, upg_error *e) {
+    const upg_compress_options *o = j->options;
+    size_t n, most = o->calibration_tokens ? (size_t)o->calibration_tokens : (size_t)j->effort.calibration_tokens;
+    if (!o->calibration) return 0;
+    if (upg_job_text(j, o->calibration, false, &j->tokens, &n, e)) return -1;
+    if (!n && !*o->calibration) return 0;
+    if (n < LEAST_CALIBRATION)
+        return upg_fail(e, "%s: %zu tokens are too few to calibrate with: at least %d",
+                        *o->calibration ? o->calibration : "the default text", n, LEAST_CALIBRATION);
+    if (n > most) n = most;
     size_t window = CALIBRATION_WINDOW;
     if (window > (size_t)j->model->config.max_positions) window = (size_t)j->model->config.max_positions;
-    if (window > n_tokens) window = n_tokens;
-    j->text = (upg_calibration){.tokens = j->tokens,
-                                .n_windows = (int)(n_tokens / window),
-                                .window = (int)window,
-                                .rotation_seed = j->options->rotation_seed};
+    if (window > n) window = n;
+    j->text = (upg_text){.tokens = j->tokens, .n_windows = (int)(n / window), .window = (int)window};
+    j->result->calibration_tokens = j->text.n_windows * j->text.window;
     return 0;
 }
 
-static int produce(job *j, const char *out, upg_compress_result *r, upg_error *e) {
-    upg_pool *pool = upg_pool_new(j->options->n_threads, e);
-    upg_search_mode mode = j->options->exact_search ? UPG_SEARCH_EXACT : UPG_SEARCH_SEAM;
-    upg_encoder *en = pool ? upg_encoder_new(pool, j->options->rotation_seed, mode, e) : NULL;
-    upg_writer *w = en ? upg_writer_new(out, j->config.data, j->model->weights.chat_template, j->options->rotation_seed,
-                                        j->out, j->n, j->report_room, e)
-                       : NULL;
-    int rc = -1;
-    if (w) {
-        r->bytes = upg_writer_size(w);
-        coding c = {j, w, en, r, upg_alloc(j->n, sizeof(bool), e), 0};
-        j->text.tick = tick;
-        j->text.tick_ctx = &c;
-        rc = !c.done || code_all(&c, pool, e) || write_report(j, r, e) || upg_writer_finish(w, j->report.data, e) ? -1
-                                                                                                                  : 0;
-        free(c.done);
+// ---- What it is the work of ----
+
+static void hash_int(XXH3_state_t *s, int64_t v) {
+    XXH3_128bits_update(s, &v, sizeof v);
+}
+
+// The two ends of every tensor stand for all of it: a model file that was changed in between only is not noticed.
+static void hash_source(XXH3_state_t *s, const upg_job *j) {
+    XXH3_128bits_update(s, j->config.data, j->config.size);
+    XXH3_128bits_update(s, j->tokenizer.data, j->tokenizer.size);
+    for (size_t i = 0; i < j->n; i++) {
+        const upg_tensor *t = j->source[i];
+        if (!t) continue;
+        size_t n = t->bytes < SAMPLE ? t->bytes : SAMPLE;
+        XXH3_128bits_update(s, t->name, strlen(t->name));
+        hash_int(s, (int64_t)t->encoding << 32 | t->ggml_type);
+        hash_int(s, t->rows);
+        hash_int(s, t->cols);
+        XXH3_128bits_update(s, t->data, n);
+        XXH3_128bits_update(s, t->data + t->bytes - n, n);
     }
+}
+
+// Whatever changes a byte that is coded.
+static int make_key(const upg_job *j, uint8_t key[16], upg_error *e) {
+    const upg_compress_options *o = j->options;
+    const int64_t numbers[] = {JOURNAL_VERSION,   o->layer_bits,     o->embedding_bits, o->head_bits,
+                               j->effort.search,  j->effort.shaping, j->effort.scored,  (int64_t)o->rotation_seed,
+                               j->text.n_windows, j->text.window};
+    const double budgets[] = {o->ratio, o->bits};
+    XXH3_state_t *s = XXH3_createState();
+    if (!s) return upg_fail(e, "out of memory");
+    XXH3_128bits_reset(s);
+    XXH3_128bits_update(s, UPG_VERSION, strlen(UPG_VERSION));
+    XXH3_128bits_update(s, numbers, sizeof numbers);
+    XXH3_128bits_update(s, budgets, sizeof budgets);
+    XXH3_128bits_update(s, j->tokens, (size_t)j->text.n_windows * (size_t)j->text.window * sizeof *j->tokens);
+    hash_source(s, j);
+    XXH128_canonical_t hash;
+    XXH128_canonicalFromHash(&hash, XXH3_128bits_digest(s));
+    XXH3_freeState(s);
+    memcpy(key, hash.digest, 16);
+    return 0;
+}
+
+// ---- Sensitivity ----
+
+// Errors as of 3 bits, in the middle of what is given out.
+static const double sensitivity_noise = 0.0193, sensitivity_damping = 0.025;
+
+typedef struct sensing {
+    upg_job *j;
+    double tick_work;
+} sensing;
+
+static int sense_tick(void *ctx, upg_error *e) {
+    sensing *s = ctx;
+    return upg_job_progress(s->j, s->tick_work, "measuring sensitivity", e);
+}
+
+static int sense_part(void *ctx, int next, const uint64_t *hashes, int n, upg_error *e) {
+    sensing *s = ctx;
+    upg_buf b = {0};
+    for (int i = 0; i < n; i++) upg_buf_fmt(&b, " %llx", (unsigned long long)hashes[i]);
+    int rc = upg_buf_check(&b, e) ? -1 : upg_journal_add(s->j->journal, e, "sensed %d %d%s", next, n, b.data);
+    upg_buf_free(&b);
+    return rc;
+}
+
+// The last such line's numbers behind the first two. The caller frees.
+static uint64_t *read_sensed(const upg_job *j, int *part, int *n, upg_error *e) {
+    const char *last = NULL;
+    int at = 0;
+    for (size_t i = 0; i < upg_journal_lines(j->journal); i++)
+        if (!strncmp(upg_journal_line(j->journal, i), "sensed ", 7)) last = upg_journal_line(j->journal, i);
+    uint64_t *hashes = upg_alloc((size_t)j->model->program->n_ops + 1, sizeof *hashes, e);
+    *n = 0;
+    if (!hashes || !last || sscanf(last, "sensed %d %d%n", part, n, &at) != 2 || *n > j->model->program->n_ops) {
+        *n = *part = 0;
+        return hashes;
+    }
+    char *text = (char *)(uintptr_t)last + at;
+    for (int i = 0; i < *n; i++) hashes[i] = strtoull(text, &text, 16);
+    return hashes;
+}
+
+static int windows_in(const upg_text *text, int tokens) {
+    int n = tokens / text->window;
+    return n < 1 ? 1 : n > text->n_windows ? text->n_windows : n;
+}
+
+static double sensing_work(const upg_job *j, double *tick_work) {
+    const upg_program *p = j->model->program;
+    int uses = 0, inputs = 0;
+    for (int i = 0; i < p->n_ops; i++) {
+        uses += p->ops[i].kind == UPG_OP_LINEAR || p->ops[i].kind == UPG_OP_EMBED;
+        inputs += p->ops[i].kind == UPG_OP_QUANTISE;
+    }
+    double shaping = windows_in(&j->text, j->effort.shaping), scored = windows_in(&j->text, j->effort.scored),
+           parts = inputs / 2.0 + 1, ticks = shaping * (inputs + parts) + scored * uses * (parts / 2 + 1),
+           work = (double)j->parameters * j->text.window * (2 * shaping + scored * uses / 2);
+    if (tick_work) *tick_work = work / ticks;
+    return work;
+}
+
+static bool wants_sensing(const upg_job *j) {
+    bool open = false;
+    for (size_t i = 0; i < j->n; i++) open |= is_open(&j->out[i]);
+    return open && budget(j) > 0 && j->text.n_windows && j->effort.scored;
+}
+
+// Divergence per weight and unit of noise, for upg_allocate_bits.
+static void set_importance(upg_job *j, const double *kl) {
+    for (size_t i = 0; i < j->n; i++) {
+        if (!j->source[i] || j->out[i].rows == 1) continue;
+        j->importance[i] = 0;
+        for (int w = 0; w < j->model->program->n_weights; w++)
+            if (j->model->program->weights[w] == j->source[i]) j->importance[i] += kl[w];
+        j->importance[i] /= (double)j->out[i].rows * (double)j->out[i].cols;
+    }
+    j->result->measured = true;
+}
+
+static int record_importance(upg_job *j, const double *kl, upg_error *e) {
+    upg_buf b = {0};
+    for (int w = 0; w < j->model->program->n_weights; w++) upg_buf_fmt(&b, " %a", kl[w]);
+    int rc = upg_buf_check(&b, e) ? -1 : upg_journal_add(j->journal, e, "importance%s", b.data);
+    upg_buf_free(&b);
+    return rc;
+}
+
+static bool recorded_importance(const upg_job *j, double *kl) {
+    for (size_t i = 0; i < upg_journal_lines(j->journal); i++) {
+        char *text = (char *)(uintptr_t)upg_journal_line(j->journal, i);
+        if (strncmp(text, "importance ", 11)) continue;
+        text += 10;
+        for (int w = 0; w < j->model->program->n_weights; w++) kl[w] = strtod(text, &text);
+        return true;
+    }
+    return false;
+}
+
+static int sense(upg_job *j, double *kl, upg_error *e) {
+    const upg_program *p = j->model->program;
+    bool *wanted = upg_alloc((size_t)p->n_weights, sizeof *wanted, e);
+    const char *path = upg_journal_file(j->journal, "sensitivity", e);
+    sensing s = {.j = j};
+    double work = sensing_work(j, &s.tick_work);
+    int part, n_seen, rc = -1;
+    uint64_t *seen = wanted && path ? read_sensed(j, &part, &n_seen, e) : NULL;
+    if (seen) {
+        for (int w = 0; w < p->n_weights; w++) wanted[w] = is_open(&j->out[upg_job_output(j, w)]);
+        upg_sensitivity_options o = {.text = j->text,
+                                     .scored = windows_in(&j->text, j->effort.scored),
+                                     .rotation_seed = j->options->rotation_seed,
+                                     .noise = sensitivity_noise,
+                                     .damping = (float)sensitivity_damping,
+                                     .wanted = wanted,
+                                     .path = path,
+                                     .tick = sense_tick,
+                                     .tick_ctx = &s,
+                                     .part = part,
+                                     .n_seen = n_seen,
+                                     .seen = seen,
+                                     .part_done = sense_part,
+                                     .part_ctx = &s};
+        o.text.n_windows = windows_in(&j->text, j->effort.shaping);
+        if (o.scored > o.text.n_windows) o.text.n_windows = o.scored;
+        double before = j->work_done;
+        rc = upg_sensitivity_measure(p, &o, j->pool, kl, e);
+        j->work_done = before + work;
+        if (!rc) unlink(path); // its place on the disk is wanted for the streams
+    }
+    free(seen);
+    free(wanted);
+    return rc;
+}
+
+static int measure_sensitivity(upg_job *j, upg_error *e) {
+    double *kl = upg_alloc((size_t)j->model->program->n_weights, sizeof *kl, e);
+    int rc = kl ? 0 : -1;
+    if (!rc && !recorded_importance(j, kl)) rc = sense(j, kl, e) || record_importance(j, kl, e) ? -1 : 0;
+    if (!rc) set_importance(j, kl);
+    free(kl);
+    return rc;
+}
+
+// ---- All of it ----
+
+// Bytes that the widest layer needs at once: its inputs' moments, what its matrices become, a window's activations.
+static double needed_memory(const upg_job *j) {
+    const upg_program *p = j->model->program;
+    double widest = 0, values = 0, row = 0, embedding = 0;
+    for (size_t i = 0; i < j->n; i++)
+        if (j->source[i] && !strcmp(j->out[i].name, "model.embed_tokens.weight"))
+            embedding = 4.0 * (double)j->out[i].rows * (double)j->out[i].cols;
+    for (int i = 0; i < p->n_buffers; i++) row += i == p->logits ? 0 : p->widths[i];
+    for (int i = 0; i < p->n_ops; i++) {
+        const upg_op *op = &p->ops[i];
+        if (op->kind != UPG_OP_LINEAR || op->out == p->logits) continue;
+        double size = 4.0 * (double)p->weights[op->weight]->rows * (double)p->weights[op->weight]->cols;
+        if (op->n > widest) widest = op->n;
+        if (size > values) values = size;
+    }
+    double threads = upg_pool_threads(j->pool), window = j->text.n_windows ? j->text.window : 0;
+    double coding = 128 * 21 * widest * threads;
+    double fitting = j->text.n_windows ? 8 * widest * widest + 2.2 * values + window * 4 * (row + 2 * widest) : 0;
+    return coding + (fitting > embedding ? fitting : embedding) + 2e8;
+}
+
+static int produce(upg_job *j, const char *out, upg_error *e) {
+    double needed = needed_memory(j);
+    if (j->options->memory > 0 && needed > j->options->memory)
+        return upg_fail(e, "the widest layer needs about %.1f GB of memory, and %.1f are allowed", needed / 1e9,
+                        j->options->memory / 1e9);
+    bool open = wants_sensing(j);
+    j->work = upg_job_coding_work(j) + upg_job_report_work(j) + (open ? sensing_work(j, NULL) : 0);
+    if (open && measure_sensitivity(j, e)) return -1;
+    const char *file = plan(j, e) ? NULL : upg_journal_file(j->journal, "file", e);
+    upg_writer *w = file ? upg_writer_resume(out, file, j->config.data, j->model->weights.chat_template,
+                                             j->options->rotation_seed, j->out, j->n, upg_job_report_room(j), e)
+                         : NULL;
+    upg_buf report = {0};
+    int rc = w ? 0 : -1;
+    if (!rc) rc = upg_job_code(j, w, e);
+    if (!rc) rc = upg_job_measure(j, w, e);
+    if (!rc) rc = upg_job_report(j, &report, e);
+    if (!rc) rc = upg_writer_finish(w, report.data, e);
+    upg_buf_free(&report);
     upg_writer_free(w);
-    upg_encoder_free(en);
-    upg_pool_free(pool);
+    return rc;
+}
+
+static int open_job(upg_job *j, const char *source, upg_error *e) {
+    if (!(j->model = upg_model_open(source, e))) return -1;
+    if (j->model->weights.compressed) return upg_fail(e, "%s: is compressed already", source);
+    if (upg_config_write(&j->model->config, &j->config, e)) return -1;
+    if (j->model->tokenizer && upg_tokenizer_pack(j->model->tokenizer, &j->tokenizer, e)) return -1;
+    j->effort = efforts[j->options->effort];
+    if (j->options->exact_search) j->effort.search = UPG_SEARCH_EXACT;
+    return list_tensors(j, e) || load_text(j, e) || !(j->pool = upg_pool_new(j->options->n_threads, e)) ? -1 : 0;
+}
+
+// That the budget can be met is known before anything is made.
+static int check_budget(upg_job *j, upg_error *e) {
+    if (budget(j) <= 0) return 0;
+    upg_writer_tensor *saved = upg_alloc(j->n, sizeof *saved, e);
+    if (!saved) return -1;
+    memcpy(saved, j->out, j->n * sizeof *saved);
+    int rc = upg_allocate_bits(j->out, j->importance, j->n, (size_t)budget(j), planned_size, j, e);
+    memcpy(j->out, saved, j->n * sizeof *saved);
+    free(saved);
     return rc;
 }
 
 int upg_compress(const char *source, const char *out, const upg_compress_options *options, upg_compress_result *result,
                  upg_error *e) {
     *result = (upg_compress_result){0};
-    job j = {.options = options};
-    int rc = -1;
-    if (!(j.model = upg_model_open(source, e))) goto end;
-    if (j.model->weights.compressed) {
-        upg_fail(e, "%s: is compressed already", source);
-        goto end;
-    }
-    if (upg_config_write(&j.model->config, &j.config, e)) goto end;
-    if (j.model->tokenizer && upg_tokenizer_pack(j.model->tokenizer, &j.tokenizer, e)) goto end;
-    if (list_tensors(&j, e)) goto end;
-    j.report_room = 192 + 9 * j.n;
-    if (plan(&j, e)) goto end;
-    result->parameters = j.parameters;
-    result->tensors = upg_alloc(j.n, sizeof *result->tensors, e);
-    if (!result->tensors) goto end;
-    result->n = j.n;
-    if (!load_text(&j, e)) rc = produce(&j, out, result, e);
-end:
+    upg_job j = {.options = options, .result = result};
+    double start = upg_now();
+    uint8_t key[16];
+    int rc = open_job(&j, source, e);
+    if (!rc) rc = check_budget(&j, e);
+    if (!rc && upg_path_is_dir(out)) rc = upg_fail(e, "%s: is a directory", out);
+    if (!rc) rc = make_key(&j, key, e) || !(j.journal = upg_journal_open(out, key, e)) ? -1 : 0;
+    if (!rc) rc = produce(&j, out, e);
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    result->seconds = upg_now() - start;
+    result->peak_memory = (size_t)usage.ru_maxrss * 1024;
+    upg_journal_close(j.journal, rc != 0);
     if (rc) upg_compress_result_free(result);
+    if (!rc && options->progress) options->progress(options->progress_ctx, 1, "");
     upg_buf_free(&j.config);
     upg_buf_free(&j.tokenizer);
-    upg_buf_free(&j.report);
     free(j.out);
     free(j.tokens);
     free(j.source);
     free(j.importance);
+    upg_pool_free(j.pool);
     upg_model_free(j.model);
     return rc;
 }

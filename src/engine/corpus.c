@@ -4,14 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int read_text(const upg_model *m, const char *path, int32_t **tokens, size_t *n, upg_error *e) {
-    size_t size = 0, n_ids = 0;
-    int32_t *ids = NULL;
-    char *text = upg_read_text(path, SIZE_MAX, &size, e);
-    int rc = text ? upg_tokenize(m, text, size, false, &ids, &n_ids, e) : -1;
-    free(text);
-    if (rc) return -1;
-    int32_t bos = upg_model_bos(m);
+int upg_tokenize_corpus(const upg_model *m, const char *text, size_t size, int32_t **tokens, size_t *n,
+                        upg_error *e) {
+    size_t n_ids = 0;
+    int32_t *ids = NULL, bos = upg_model_bos(m);
+    if (upg_tokenize(m, text, size, false, &ids, &n_ids, e)) return -1;
     int32_t *all = upg_alloc(n_ids + 1, sizeof *all, e);
     size_t at = 0;
     if (all) {
@@ -22,6 +19,14 @@ static int read_text(const upg_model *m, const char *path, int32_t **tokens, siz
     *tokens = all;
     *n = at + n_ids;
     return all ? 0 : -1;
+}
+
+static int read_text(const upg_model *m, const char *path, int32_t **tokens, size_t *n, upg_error *e) {
+    size_t size = 0;
+    char *text = upg_read_text(path, SIZE_MAX, &size, e);
+    int rc = text ? upg_tokenize_corpus(m, text, size, tokens, n, e) : -1;
+    free(text);
+    return rc;
 }
 
 static int read_ids(const upg_model *m, const char *path, int32_t **tokens, size_t *n, upg_error *e) {

@@ -15,4 +15,5 @@ int upg_weights_tokenizer(const upg_weights *w, upg_tokenizer **tokenizer, upg_e
 
 // The tokens of a file, which the caller frees: text, after the model's BOS if it wants one; or, with ids,
 // little-endian 16-bit token ids.
+int upg_tokenize_corpus(const upg_model *m, const char *text, size_t size, int32_t **tokens, size_t *n, upg_error *e);
 int upg_read_corpus(const upg_model *m, const char *path, bool ids, int32_t **tokens, size_t *n, upg_error *e);

@@ -45,6 +45,7 @@ typedef struct plan {
 struct upg_writer {
     plan plan;
     char *path, *temporary;
+    bool keep;         // the temporary file outlives the writer
     int fd, folder_fd; // -1: none
     hashes *hashes;    // [n]
     atomic_int *state; // [n]: 0 nothing, 1 being written, 2 written
@@ -299,16 +300,7 @@ static int io_error(const upg_writer *w, int code, upg_error *e) {
 }
 
 static int write_at(const upg_writer *w, const void *data, size_t size, uint64_t offset, upg_error *e) {
-    const uint8_t *p = data;
-    while (size) {
-        ssize_t n = pwrite(w->fd, p, size < (1u << 30) ? size : 1u << 30, (off_t)offset);
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return io_error(w, n ? errno : ENOSPC, e);
-        p += n;
-        size -= (size_t)n;
-        offset += (uint64_t)n;
-    }
-    return 0;
+    return upg_write_at(w->fd, w->temporary, data, size, offset, e);
 }
 
 // Gives the file its size, and its place on the disk where the file system can, so that a full disk is known at once.
@@ -334,12 +326,17 @@ static int open_folder(upg_writer *w, upg_error *e) {
     return 0;
 }
 
-static int create(upg_writer *w, upg_error *e) {
+static int create(upg_writer *w, const char *temporary, upg_error *e) {
     if (upg_path_is_dir(w->path)) return upg_fail(e, "%s: is a directory", w->path);
-    w->temporary = upg_alloc(strlen(w->path) + 64, 1, e);
+    w->keep = temporary;
+    if (temporary)
+        w->temporary = upg_strdup(temporary, strlen(temporary), e);
+    else
+        w->temporary = upg_alloc(strlen(w->path) + 64, 1, e);
     if (!w->temporary || open_folder(w, e)) return -1;
+    if (temporary) w->fd = open(temporary, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     // A process may write the same target twice, and a dead one may have had our process id.
-    for (int k = 0; k < 1000; k++) {
+    for (int k = 0; k < 1000 && !temporary; k++) {
         snprintf(w->temporary, strlen(w->path) + 64, "%s.partial.%ld.%d", w->path, (long)getpid(), k);
         w->fd = open(w->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         if (w->fd >= 0 || errno != EEXIST) break;
@@ -350,13 +347,14 @@ static int create(upg_writer *w, upg_error *e) {
 static void discard(upg_writer *w) {
     if (w->fd >= 0) {
         close(w->fd);
-        unlink(w->temporary);
+        if (!w->keep) unlink(w->temporary);
     }
     w->fd = -1;
 }
 
-upg_writer *upg_writer_new(const char *path, const char *config, const char *chat_template, uint64_t rotation_seed,
-                           const upg_writer_tensor *tensors, size_t n, size_t report_room, upg_error *e) {
+upg_writer *upg_writer_resume(const char *path, const char *temporary, const char *config, const char *chat_template,
+                              uint64_t rotation_seed, const upg_writer_tensor *tensors, size_t n, size_t report_room,
+                              upg_error *e) {
     upg_writer *w = upg_alloc(1, sizeof *w, e);
     if (!w) return NULL;
     w->fd = w->folder_fd = -1;
@@ -364,10 +362,15 @@ upg_writer *upg_writer_new(const char *path, const char *config, const char *cha
     if (w->path && !make_plan(&w->plan, config, chat_template, rotation_seed, tensors, n, report_room, e)) {
         w->hashes = upg_alloc(n, sizeof *w->hashes, e);
         w->state = upg_alloc(n, sizeof *w->state, e);
-        if (w->hashes && w->state && !create(w, e)) return w;
+        if (w->hashes && w->state && !create(w, temporary, e)) return w;
     }
     upg_writer_free(w);
     return NULL;
+}
+
+upg_writer *upg_writer_new(const char *path, const char *config, const char *chat_template, uint64_t rotation_seed,
+                           const upg_writer_tensor *tensors, size_t n, size_t report_room, upg_error *e) {
+    return upg_writer_resume(path, NULL, config, chat_template, rotation_seed, tensors, n, report_room, e);
 }
 
 size_t upg_writer_size(const upg_writer *w) {
@@ -402,6 +405,31 @@ int upg_writer_put(upg_writer *w, size_t i, const void *data, const float *scale
     }
     atomic_store(&w->state[i], 2);
     return 0;
+}
+
+void upg_writer_hashes(const upg_writer *w, size_t i, uint8_t data[16], uint8_t scale[16]) {
+    memcpy(data, w->hashes[i].data, 16);
+    memcpy(scale, w->hashes[i].scale, 16);
+}
+
+static bool read_item(const upg_writer *w, const item *it, const uint8_t expected[16], void *out) {
+    uint8_t hash[16];
+    if (upg_read_at(w->fd, w->temporary, out, it->bytes, w->plan.data_start + it->begin, NULL)) return false;
+    upg_file_hash(out, it->bytes, hash);
+    return !memcmp(hash, expected, 16);
+}
+
+bool upg_writer_recover(upg_writer *w, size_t i, const uint8_t data_hash[16], const uint8_t scale_hash[16],
+                        void *data, float *scale) {
+    const plan *p = &w->plan;
+    if (i >= p->n || w->fd < 0 || upg_encoding_is_rotated(p->tensors[i].encoding) != (scale != NULL)) return false;
+    if (!read_item(w, &p->items[p->data_item[i]], data_hash, data)) return false;
+    if (scale && !read_item(w, &p->items[p->scale_item[i]], scale_hash, scale)) return false;
+    int none = 0;
+    if (!atomic_compare_exchange_strong(&w->state[i], &none, 2) && none != 2) return false;
+    memcpy(w->hashes[i].data, data_hash, 16);
+    if (scale) memcpy(w->hashes[i].scale, scale_hash, 16);
+    return true;
 }
 
 static int write_header(const upg_writer *w, const char *report, upg_error *e) {
@@ -439,11 +467,20 @@ static int sync_folder(const upg_writer *w, upg_error *e) {
     return upg_fail(e, "%s: is written, but its folder cannot be synced: %s", w->path, strerror(errno));
 }
 
-static int finish(upg_writer *w, const char *report, upg_error *e) {
+static int put_header(const upg_writer *w, const char *report, upg_error *e) {
     if (w->fd < 0) return upg_fail(e, "%s: is finished or failed", w->path);
     for (size_t i = 0; i < w->plan.n; i++)
         if (atomic_load(&w->state[i]) != 2) return upg_fail(e, "tensor '%s': was not written", w->plan.tensors[i].name);
-    if (write_header(w, report, e)) return -1;
+    return write_header(w, report, e);
+}
+
+int upg_writer_preview(upg_writer *w, const char **path, upg_error *e) {
+    *path = w->temporary;
+    return put_header(w, NULL, e);
+}
+
+static int finish(upg_writer *w, const char *report, upg_error *e) {
+    if (put_header(w, report, e)) return -1;
     if (fsync(w->fd)) return io_error(w, errno, e);
     int fd = w->fd;
     if (rename(w->temporary, w->path)) return upg_fail(e, "%s: cannot rename to it: %s", w->path, strerror(errno));

@@ -5,6 +5,8 @@
 #include "codec/trellis.h"
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 enum { MAX_ELEMENTS_LOG2 = 40 };
 
@@ -53,6 +55,16 @@ int upg_weights_sort(upg_weights *w, const char *name, upg_error *e) {
 const upg_tensor *upg_weights_find(const upg_weights *w, const char *name) {
     upg_tensor key = {.name = name};
     return w->n ? bsearch(&key, w->tensors, w->n, sizeof *w->tensors, by_name) : NULL;
+}
+
+void upg_weights_release(const upg_weights *w, const upg_tensor *t) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), data = (uintptr_t)t->data;
+    for (size_t i = 0; w->storage && i < w->storage->n_files; i++) {
+        const upg_file *f = &w->storage->files[i];
+        if (!f->mapped || data < (uintptr_t)f->data || data >= (uintptr_t)f->data + f->size) continue;
+        uintptr_t first = (data + page - 1) / page * page, end = (data + t->bytes) / page * page;
+        if (end > first) madvise((void *)first, end - first, MADV_DONTNEED);
+    }
 }
 
 void upg_weights_close(upg_weights *w) {

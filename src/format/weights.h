@@ -65,12 +65,14 @@ float upg_f16(uint16_t half);
 // Elements first..first+n-1 (row-major) of an F32, F16, BF16 or GGML tensor as f32. first and n are whole rows of a
 // matrix.
 void upg_tensor_floats(const upg_tensor *t, int64_t first, int64_t n, float *out);
+// Tells the system that a tensor of an open file will not be read again soon, so that its pages need not stay in memory.
+void upg_weights_release(const upg_weights *w, const upg_tensor *t);
 // Bytes of a tensor in an encoding, padding included; 0 if the shape is not allowed.
 size_t upg_encoded_bytes(upg_encoding encoding, int s, int64_t rows, int64_t cols);
 const char *upg_encoding_name(upg_encoding encoding);
 
-// Writing a .upg: a temporary file beside the target, tensors appended one by one (their shapes declared beforehand, so
-// that the header's size is known), then fsync and rename. Nothing of that name exists before it is whole.
+// Writing a .upg: a temporary file, tensors put one by one (their shapes declared beforehand, so that the header's size
+// is known), then fsync and rename. Nothing of the target's name exists before it is whole.
 typedef struct upg_writer upg_writer;
 typedef struct upg_writer_tensor {
     const char *name;
@@ -79,14 +81,28 @@ typedef struct upg_writer_tensor {
     int64_t rows, cols;
 } upg_writer_tensor;
 // config, chat_template (may be NULL) and the tensor list are copied. The file's exact size is known from here on.
+// The temporary file lies beside the target and is removed when writing stops.
 upg_writer *upg_writer_new(const char *path, const char *config, const char *chat_template, uint64_t rotation_seed,
                            const upg_writer_tensor *tensors, size_t n, size_t report_room, upg_error *e);
+// The same with a temporary file of this name, on the target's file system: it is used again if it is there, and kept
+// when writing stops.
+upg_writer *upg_writer_resume(const char *path, const char *temporary, const char *config, const char *chat_template,
+                              uint64_t rotation_seed, const upg_writer_tensor *tensors, size_t n, size_t report_room,
+                              upg_error *e);
 size_t upg_writer_size(const upg_writer *w);
 // The size the file would have, without writing anything (upg_writer_new's arguments).
 size_t upg_writer_plan(const char *config, const char *chat_template, const upg_writer_tensor *tensors, size_t n,
                        size_t report_room);
 // Tensor i's data (upg_encoded_bytes) and, for rotated encodings, its row scales. Any order, any thread, each once.
 int upg_writer_put(upg_writer *w, size_t i, const void *data, const float *scale, upg_error *e);
+// The hashes of tensor i as it was put; scale is zero where there are no row scales.
+void upg_writer_hashes(const upg_writer *w, size_t i, uint8_t data[16], uint8_t scale[16]);
+// Whether a kept temporary file holds tensor i with these hashes already; then it counts as put. data:
+// [upg_encoded_bytes] and scale: [rows] (NULL where there are none) are filled in.
+bool upg_writer_recover(upg_writer *w, size_t i, const uint8_t data_hash[16], const uint8_t scale_hash[16],
+                        void *data, float *scale);
+// Makes the temporary file one that upg_model_open takes, without a report, once every tensor is put.
+int upg_writer_preview(upg_writer *w, const char **path, upg_error *e);
 // report: JSON text of at most report_room bytes, or NULL. On success the target exists, whole and synced.
 int upg_writer_finish(upg_writer *w, const char *report, upg_error *e);
-void upg_writer_free(upg_writer *w); // removes the temporary file if not finished
+void upg_writer_free(upg_writer *w);

@@ -1,0 +1,143 @@
+// What a compression says of its result. The file gets all that follows from source, texts and options; how long it
+// took and how much memory is told to the caller, since a file that held it would never be the same twice.
+#include "compress/job.h"
+#include "engine/score.h"
+#include "upg.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { WINDOW = 1024, BATCH = 256 };
+
+typedef struct measurement {
+    upg_session *session, *original;
+    const int32_t *targets;
+    int vocab;
+    upg_row_score scores[BATCH];
+} measurement;
+
+static int window_of(const upg_job *j) {
+    return j->model->config.max_positions < WINDOW ? j->model->config.max_positions : WINDOW;
+}
+
+static void score_task(void *ctx, int row, int thread) {
+    (void)thread;
+    measurement *m = ctx;
+    m->scores[row] = upg_score_row(upg_session_logits(m->session, row), upg_session_logits(m->original, row), m->vocab,
+                                   m->targets[row]);
+}
+
+static int run_rows(upg_session *s, const upg_row *rows, int n, upg_error *e) {
+    if (upg_session_run(s, rows, n, e)) return -1;
+    for (int i = 0; i < n; i++)
+        if (upg_session_row_failed(s, i)) return upg_fail(e, "measuring the result: a value that is not finite");
+    return 0;
+}
+
+// Sums of a window of n tokens, each of which predicts its next one.
+static int measure_window(upg_job *j, measurement *m, const int32_t *tokens, int n, upg_error *e) {
+    upg_compress_result *r = j->result;
+    for (int at = 0; at < n; at += BATCH) {
+        upg_row rows[BATCH];
+        int count = n - at < BATCH ? n - at : BATCH;
+        for (int i = 0; i < count; i++) rows[i] = (upg_row){tokens[at + i], 0, true};
+        if (run_rows(m->session, rows, count, e) || run_rows(m->original, rows, count, e)) return -1;
+        m->targets = tokens + at + 1;
+        upg_pool_run(j->pool, score_task, m, count);
+        for (int i = 0; i < count; i++) {
+            r->nll += m->scores[i].nll;
+            r->original_nll += m->scores[i].reference_nll;
+            r->kl += m->scores[i].kl;
+            r->top1 += m->scores[i].same_top;
+        }
+        if (upg_job_progress(j, 2.0 * (double)j->parameters * count, "measuring", e)) return -1;
+    }
+    r->heldout_tokens += n;
+    return upg_session_truncate(m->session, 0, 0, e) || upg_session_truncate(m->original, 0, 0, e) ? -1 : 0;
+}
+
+static int measure_windows(upg_job *j, measurement *m, const int32_t *tokens, size_t n, upg_error *e) {
+    upg_compress_result *r = j->result;
+    size_t most = j->options->heldout_tokens ? (size_t)j->options->heldout_tokens : (size_t)j->effort.heldout_tokens;
+    size_t window = (size_t)window_of(j);
+    if (n - 1 < window) window = n - 1;
+    if (most < window) window = most;
+    for (size_t at = 0; at + window < n && at + window <= most; at += window)
+        if (measure_window(j, m, tokens + at, (int)window, e)) return -1;
+    r->nll /= r->heldout_tokens;
+    r->original_nll /= r->heldout_tokens;
+    r->kl /= r->heldout_tokens;
+    r->top1 /= r->heldout_tokens;
+    return 0;
+}
+
+int upg_job_measure(upg_job *j, upg_writer *w, upg_error *e) {
+    int32_t *tokens;
+    size_t n;
+    const char *path;
+    if (!j->options->heldout) return 0;
+    if (upg_job_text(j, j->options->heldout, true, &tokens, &n, e)) return -1;
+    if (!n) return 0;
+    if (n < 2) {
+        free(tokens);
+        return upg_fail(e, "%s: %zu tokens are too few to measure with: at least 2", j->options->heldout, n);
+    }
+    measurement m = {.vocab = upg_model_vocab_size(j->model)};
+    upg_session_options o = {
+        .n_threads = j->options->n_threads, .context = window_of(j), .max_rows = BATCH, .max_logits = BATCH};
+    upg_model *model = upg_writer_preview(w, &path, e) ? NULL : upg_model_open(path, e);
+    if (model) m.session = upg_session_new(model, &o, e);
+    if (m.session) m.original = upg_session_new(j->model, &o, e);
+    int rc = m.original ? measure_windows(j, &m, tokens, n, e) : -1;
+    upg_session_free(m.session);
+    upg_session_free(m.original);
+    upg_model_free(model);
+    free(tokens);
+    return rc;
+}
+
+double upg_job_report_work(const upg_job *j) {
+    int n = j->options->heldout_tokens ? j->options->heldout_tokens : j->effort.heldout_tokens;
+    return j->options->heldout ? 2.0 * (double)j->parameters * n : 0;
+}
+
+size_t upg_job_report_room(const upg_job *j) {
+    return 384 + 12 * j->n;
+}
+
+static int by_name(const void *a, const void *b) {
+    const upg_compressed_tensor *const *x = a, *const *y = b;
+    return strcmp((*x)->name, (*y)->name);
+}
+
+// Errors of the matrices in the order of their names, as readers list tensors.
+static int write_errors(const upg_compress_result *r, upg_buf *b, upg_error *e) {
+    const upg_compressed_tensor **sorted = upg_alloc(r->n, sizeof *sorted, e);
+    if (!sorted) return -1;
+    for (size_t i = 0; i < r->n; i++) sorted[i] = &r->tensors[i];
+    qsort(sorted, r->n, sizeof *sorted, by_name);
+    const char *comma = "";
+    for (size_t i = 0; i < r->n; i++)
+        if (sorted[i]->bits2) {
+            upg_buf_fmt(b, "%s%.3g", comma, sorted[i]->error);
+            comma = ",";
+        }
+    free(sorted);
+    return 0;
+}
+
+int upg_job_report(const upg_job *j, upg_buf *b, upg_error *e) {
+    const upg_compress_result *r = j->result;
+    upg_buf_fmt(b, "{\"parameters\":%llu,\"bytes\":%llu,\"calibration_tokens\":%d,\"measured_bits\":%s",
+                (unsigned long long)r->parameters, (unsigned long long)r->bytes, r->calibration_tokens,
+                r->measured ? "true" : "false");
+    if (r->heldout_tokens)
+        upg_buf_fmt(b,
+                    ",\"heldout\":{\"tokens\":%d,\"original_nll\":%.5f,\"nll\":%.5f,\"ppl\":%.4f,\"kl\":%.5f,"
+                    "\"top1\":%.4f}",
+                    r->heldout_tokens, r->original_nll, r->nll, exp(r->nll), r->kl, r->top1);
+    upg_buf_str(b, ",\"errors\":[");
+    if (write_errors(r, b, e)) return -1;
+    upg_buf_str(b, "]}");
+    return upg_buf_check(b, e);
+}
