@@ -23,7 +23,7 @@ static void measure(const char *isa, int s, upg_search_mode mode, const double *
     float *x = upg_alloc(n, sizeof *x, &e);
     uint32_t *codes = upg_alloc((size_t)n_tiles * (size_t)upg_trellis_words(s), sizeof *codes, &e);
     int8_t *decoded = upg_alloc(n, 1, &e);
-    const char *name = mode == UPG_SEARCH_EXACT ? "exact" : "seam";
+    const char *name = mode == UPG_SEARCH_EXACT ? "exact" : mode == UPG_SEARCH_SEAM ? "seam" : "fast";
     if (!search || !x || !codes || !decoded) {
         printf("%-7s %-5s K=%.1f  %s\n", isa, name, s / 2.0, e.message);
     } else {
@@ -61,7 +61,7 @@ int main(int argc, char **argv) {
     static const char *const isas[] = {"avx512", "avx2", "scalar"};
     for (int i = 0; i < 3; i++) {
         if (argc > 2 && strcmp(argv[2], isas[i]) != 0) continue;
-        for (int mode = UPG_SEARCH_EXACT; mode >= UPG_SEARCH_SEAM; mode--)
+        for (int mode = 0; mode <= UPG_SEARCH_FAST; mode++)
             for (int s = UPG_TRELLIS_MIN_S; s <= UPG_TRELLIS_MAX_S; s++)
                 measure(isas[i], s, (upg_search_mode)mode, gauss, i < 2 ? n_tiles : n_tiles < 32 ? n_tiles : 32);
     }

@@ -12,7 +12,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TILE = 256, STEPS = UPG_TRELLIS_STEPS, TILES = UPG_STEP_TILES, SEAM_STEPS = 16 };
+enum { TILE = 256, STEPS = UPG_TRELLIS_STEPS, TILES = UPG_STEP_TILES };
+
+// How a mode searches: steps of the first pass on each side of the seam, and thresholds for S = 4..8 (0: every window),
+// which leave a quarter of the windows and cost about .1 dB.
+static const struct mode {
+    int around;
+    uint16_t threshold[5];
+} modes[] = {
+    [UPG_SEARCH_SEAM] = {16, {0}},
+    [UPG_SEARCH_EXACT] = {STEPS / 2, {0}},
+    [UPG_SEARCH_FAST] = {16, {1270, 575, 250, 112, 50}},
+};
 
 // A way to do a step: how many neighbouring h are neighbours in its tables, and the step itself.
 typedef struct kernel {
@@ -20,14 +31,16 @@ typedef struct kernel {
     int lanes;
     bool (*supported)(void);
     void (*step)(const upg_step *step);
+    void (*pruned)(const upg_step *step, int k);
 } kernel;
 
 struct upg_search {
     int s, n; // n = 2^(16-s)
     const kernel *kernel;
-    uint16_t *table; // [3][65536] A, B and E in the kernel's order
-    uint16_t *fan;   // [2][n][2^s] A and E of the windows that inherit the same h, side by side
-    uint16_t *cost;  // [STEPS+1][TILES][n] costs to go before each step of a pass, up to a constant
+    uint16_t *table;   // [3][65536] A, B and E in the kernel's order
+    uint16_t *natural; // [3][65536] the same in natural order; may be table
+    uint16_t *fan;     // [2][n][2^s] A and E of the windows that inherit the same h, side by side
+    uint16_t *cost;    // [STEPS+1][TILES][n] costs to go before each step of a pass, up to a constant
     uint16_t least[STEPS + 1][TILES];
     uint16_t *folded; // scratch of the steps
 };
@@ -48,8 +61,8 @@ static uint16_t past_least(uint16_t cost, uint16_t least) {
     return cost - least < UPG_STEP_CAP ? (uint16_t)(cost - least) : UPG_STEP_CAP;
 }
 
-// One tile's sums for the plain step, whose tables are in natural order.
-static void sum_scalar(const upg_step *step, int k, uint16_t *restrict sum) {
+// One tile's sums for the plain step, whose tables are in natural order, from the windows within the threshold.
+static void sum_scalar(const upg_step *step, int k, uint16_t threshold, uint16_t *restrict sum) {
     const int s = step->s, n = 65536 >> s, share = 1 << s, t0 = step->target[k][0], t1 = step->target[k][1];
     const uint16_t f0 = (uint16_t)t0, f1 = (uint16_t)t1, constant = (uint16_t)(half_square(t0, t1) + 127 * (t0 + t1));
     memset(sum, 255, (size_t)n * sizeof *sum);
@@ -57,6 +70,7 @@ static void sum_scalar(const upg_step *step, int k, uint16_t *restrict sum) {
         const uint16_t *restrict a = step->a + v * share, *restrict e = step->e + v * share;
         const uint16_t next = past_least(step->next[k * n + v], step->next_least[k]);
         uint16_t *restrict best = sum + v * share % n;
+        if (next > threshold) continue;
         for (int i = 0; i < share; i++) {
             uint16_t d = (uint16_t)(e[i] - (uint16_t)((a[i] & 255u) * f0) - (uint16_t)((a[i] >> 8) * f1) + constant);
             uint16_t c = (uint16_t)(d + next);
@@ -66,14 +80,20 @@ static void sum_scalar(const upg_step *step, int k, uint16_t *restrict sum) {
     }
 }
 
-static void step_scalar(const upg_step *step) {
+static void run_scalar(const upg_step *step, int k, uint16_t threshold) {
     const int n = 65536 >> step->s;
-    for (int k = 0; k < TILES; k++) {
-        uint16_t *cost = step->cost + k * n, least = 65535;
-        sum_scalar(step, k, cost);
-        for (int h = 0; h < n; h++) least = cost[h] < least ? cost[h] : least;
-        step->least[k] = least;
-    }
+    uint16_t *cost = step->cost + k * n, least = 65535;
+    sum_scalar(step, k, threshold, cost);
+    for (int h = 0; h < n; h++) least = cost[h] < least ? cost[h] : least;
+    step->least[k] = least;
+}
+
+static void step_scalar(const upg_step *step) {
+    for (int k = 0; k < TILES; k++) run_scalar(step, k, UPG_STEP_CAP);
+}
+
+static void pruned_scalar(const upg_step *step, int k) {
+    run_scalar(step, k, step->threshold);
 }
 
 static bool always(void) {
@@ -94,10 +114,10 @@ static bool has_avx512(void) {
 static const kernel kernels[] = {
 // best first
 #ifdef __x86_64__
-    {"avx512", 32, has_avx512, upg_search_step_avx512},
-    {"avx2", 16, has_avx2, upg_search_step_avx2},
+    {"avx512", 32, has_avx512, upg_search_step_avx512, upg_search_pruned_avx512},
+    {"avx2", 16, has_avx2, upg_search_step_avx2, upg_search_pruned_avx2},
 #endif
-    {"scalar", 0, always, step_scalar},
+    {"scalar", 0, always, step_scalar, pruned_scalar},
 };
 
 static const kernel *find_kernel(const char *isa, upg_error *e) {
@@ -116,20 +136,27 @@ static const kernel *find_kernel(const char *isa, upg_error *e) {
     return NULL;
 }
 
+static void fill_entry(uint16_t *table, uint32_t at, uint32_t window) {
+    int8_t w[2];
+    upg_trellis_weights(window, w);
+    table[at] = (uint16_t)((w[0] + 127) | (w[1] + 127) << 8);
+    table[65536 + at] = (uint16_t)((w[0] + 127) | (128 - w[1]) << 8);
+    table[131072 + at] = (uint16_t)half_square(w[0], w[1]);
+}
+
 // The tables in visiting order: blocks of two vectors of h; in a block all p; in that, the block's lanes. The plain
 // step visits windows in natural order. A vector of 32 lanes that spans two v (s = 4) holds them alternately.
-static void fill_tables(const kernel *k, int s, uint16_t *table, uint16_t *fan) {
-    const uint32_t n = 65536u >> s, block = k->lanes ? 2 * (uint32_t)k->lanes : 65536;
-    uint16_t *a = table, *b = a + 65536, *e = b + 65536;
+static void fill_tables(upg_search *search) {
+    const int s = search->s, lanes = search->kernel->lanes;
+    const uint32_t n = 65536u >> s, block = lanes ? 2 * (uint32_t)lanes : 65536;
     for (uint32_t at = 0; at < 65536; at++) {
         uint32_t lane = at % block, p = at / block & ((1u << s) - 1), h = (at / block >> s) * block;
-        if (s == 4 && k->lanes == 32) lane = (lane & 32) | (lane & 1) << 4 | (lane & 31) >> 1;
-        uint32_t window = p * n + h + lane, beside = (window % n) << s | window / n;
-        int8_t w[2];
-        upg_trellis_weights(window, w);
-        a[at] = fan[beside] = (uint16_t)((w[0] + 127) | (w[1] + 127) << 8);
-        b[at] = (uint16_t)((w[0] + 127) | (128 - w[1]) << 8);
-        e[at] = fan[65536 + beside] = (uint16_t)half_square(w[0], w[1]);
+        if (s == 4 && lanes == 32) lane = (lane & 32) | (lane & 1) << 4 | (lane & 31) >> 1;
+        fill_entry(search->table, at, p * n + h + lane);
+        fill_entry(search->natural, at, at);
+        uint32_t beside = (at % n) << s | at / n;
+        search->fan[beside] = search->natural[at];
+        search->fan[65536 + beside] = search->natural[131072 + at];
     }
 }
 
@@ -147,74 +174,94 @@ upg_search *upg_search_new(int s, const char *isa, upg_error *e) {
     search->n = (int)n;
     search->kernel = k;
     search->table = upg_aligned_alloc(3 * 65536 * sizeof(uint16_t), e);
-    search->fan = search->table ? upg_aligned_alloc(2 * 65536 * sizeof(uint16_t), e) : NULL;
+    search->natural = search->table ? upg_aligned_alloc(3 * 65536 * sizeof(uint16_t), e) : NULL;
+    search->fan = search->natural ? upg_aligned_alloc(2 * 65536 * sizeof(uint16_t), e) : NULL;
     search->cost = search->fan ? upg_aligned_alloc((STEPS + 1) * row, e) : NULL;
     search->folded = search->cost ? upg_aligned_alloc(TILES * (n + UPG_STEP_PAD) * sizeof(uint16_t), e) : NULL;
     if (!search->folded) {
         upg_search_free(search);
         return NULL;
     }
-    fill_tables(k, s, search->table, search->fan);
+    fill_tables(search);
     return search;
 }
 
 void upg_search_free(upg_search *search) {
     if (!search) return;
     upg_aligned_free(search->table);
+    upg_aligned_free(search->natural);
     upg_aligned_free(search->fan);
     upg_aligned_free(search->cost);
     upg_aligned_free(search->folded);
     free(search);
 }
 
-// Everything a kernel needs to know about the targets of one step.
-static void set_targets(upg_step *step, const group *g, int i) {
-    const int small = 129; // |t0| + |t1| up to here can't saturate a product with table A: 254 * 129 < 32768
+enum { SMALL = 129 }; // |t0| + |t1| up to here can't saturate a product with table A: 254 * 129 < 32768
+
+// What kind of step a target asks for.
+static upg_step_kind kind_of(int t0, int t1) {
+    if (abs(t0) > 127 || abs(t1) > 127 || largest_cost(t0, t1) + UPG_STEP_CAP > 65535) return UPG_STEP_SPLIT;
+    return t0 * t1 > 0 && abs(t0) + abs(t1) > SMALL ? UPG_STEP_TWO_TABLES : UPG_STEP_ONE_TABLE;
+}
+
+// Everything a kernel needs to know about the target of tile k in a step of step->kind.
+static void set_target(upg_step *step, int k, const int16_t t[2]) {
+    int t0 = t[0], t1 = t[1], u0 = t0, u1 = t1, v0 = 0, v1 = 0;
+    step->target[k][0] = t[0];
+    step->target[k][1] = t[1];
+    step->use_b[k] = step->kind == UPG_STEP_TWO_TABLES && kind_of(t0, t1) == UPG_STEP_TWO_TABLES;
+    step->constant[k] = (uint16_t)(half_square(t0, t1) + 127 * (t0 + t1));
+    if (step->use_b[k]) {
+        u1 = -t1;
+        step->constant[k] = (uint16_t)(step->constant[k] - 255 * t1);
+    } else if (step->kind == UPG_STEP_SPLIT) {
+        // confine() keeps |t0| + |t1| <= 258 where the signs agree; halves rounded against each other stay within
+        // SMALL.
+        v0 = t0 / 2, u0 = t0 - v0;
+        u1 = t1 / 2, v1 = t1 - u1;
+    }
+    step->factor[k][0] = (uint16_t)((u0 & 255) | (u1 & 255) << 8);
+    step->factor[k][1] = (uint16_t)((v0 & 255) | (v1 & 255) << 8);
+}
+
+// One step for all tiles.
+static void run_step(const upg_search *search, const group *g, int i, upg_step *step) {
     step->kind = UPG_STEP_ONE_TABLE;
     for (int k = 0; k < TILES; k++) {
-        int t0 = (*g)[k][2 * i], t1 = (*g)[k][2 * i + 1];
-        step->target[k][0] = (int16_t)t0;
-        step->target[k][1] = (int16_t)t1;
-        step->use_b[k] = t0 * t1 > 0 && abs(t0) + abs(t1) > small;
-        upg_step_kind kind = step->use_b[k] ? UPG_STEP_TWO_TABLES : UPG_STEP_ONE_TABLE;
-        if (abs(t0) > 127 || abs(t1) > 127 || largest_cost(t0, t1) + UPG_STEP_CAP > 65535) kind = UPG_STEP_SPLIT;
-        if (kind > step->kind) step->kind = kind;
-    }
-    for (int k = 0; k < TILES; k++) {
-        int t0 = step->target[k][0], t1 = step->target[k][1], u0 = t0, u1 = t1, v0 = 0, v1 = 0;
-        step->use_b[k] = step->use_b[k] && step->kind == UPG_STEP_TWO_TABLES;
-        step->constant[k] = (uint16_t)(half_square(t0, t1) + 127 * (t0 + t1));
-        if (step->use_b[k]) {
-            u1 = -t1;
-            step->constant[k] = (uint16_t)(step->constant[k] - 255 * t1);
-        } else if (step->kind == UPG_STEP_SPLIT) {
-            // confine() keeps |t0| + |t1| <= 258 where the signs agree; halves rounded against each other stay within
-            // `small`.
-            v0 = t0 / 2, u0 = t0 - v0;
-            u1 = t1 / 2, v1 = t1 - u1;
+        upg_step_kind kind = kind_of((*g)[k][2 * i], (*g)[k][2 * i + 1]);
+        if (step->threshold) {
+            step->kind = kind;
+            set_target(step, k, &(*g)[k][2 * i]);
+            search->kernel->pruned(step, k);
+        } else if (kind > step->kind) {
+            step->kind = kind;
         }
-        step->factor[k][0] = (uint16_t)((u0 & 255) | (u1 & 255) << 8);
-        step->factor[k][1] = (uint16_t)((v0 & 255) | (v1 & 255) << 8);
     }
+    if (step->threshold) return;
+    for (int k = 0; k < TILES; k++) set_target(step, k, &(*g)[k][2 * i]);
+    search->kernel->step(step);
 }
 
 // Fills costs to go for `steps` steps from step `first` of the tile on, round its end if need be; after the last one
 // only end[k] may be inherited (NULL: anything). The cost before the first step is left out unless asked for.
-static void costs_to_go(upg_search *search, const group *g, int first, int steps, const uint32_t *end, bool whole) {
+static void costs_to_go(upg_search *search, const group *g, int first, int steps, uint16_t threshold,
+                        const uint32_t *end, bool whole) {
     const size_t n = (size_t)search->n, row = TILES * n;
-    upg_step step = {.s = search->s, .a = search->table, .b = search->table + 65536, .e = search->table + 2 * 65536};
-    step.folded = search->folded;
+    const uint16_t *table = threshold ? search->natural : search->table;
+    upg_step step = {.s = search->s, .threshold = threshold, .folded = search->folded};
+    step.a = table;
+    step.b = table + 65536;
+    step.e = table + 2 * 65536;
     memset(search->least[steps], 0, sizeof search->least[steps]);
     for (size_t k = 0; k < TILES; k++)
         for (size_t h = 0; h < n; h++)
             search->cost[(size_t)steps * row + k * n + h] = !end || h == end[k] ? 0 : UPG_STEP_CAP;
     for (int j = steps - 1; j >= !whole; j--) {
-        set_targets(&step, g, (first + j) % STEPS);
         step.next = search->cost + (size_t)(j + 1) * row;
         step.next_least = search->least[j + 1];
         step.cost = search->cost + (size_t)j * row;
         step.least = search->least[j];
-        search->kernel->step(&step);
+        run_step(search, g, (first + j) % STEPS, &step);
     }
 }
 
@@ -319,7 +366,8 @@ static void confine(const float *x, int16_t *t) {
 
 void upg_search_tiles(upg_search *search, upg_search_mode mode, const float *x, int n_tiles, uint32_t *codes,
                       int8_t *decoded) {
-    const int around = mode == UPG_SEARCH_SEAM ? SEAM_STEPS : STEPS / 2;
+    const int around = modes[mode].around;
+    const uint16_t threshold = modes[mode].threshold[search->s - UPG_TRELLIS_MIN_S];
     const size_t words = (size_t)upg_trellis_words(search->s);
     group g;
     uint32_t h[TILES];
@@ -330,9 +378,9 @@ void upg_search_tiles(upg_search *search, upg_search_mode mode, const float *x, 
             const float *tile = x + (size_t)(first + (k < n ? k : n - 1)) * TILE;
             for (int i = 0; i < TILE; i += 2) confine(tile + i, &g[k][i]);
         }
-        costs_to_go(search, &g, STEPS - around, 2 * around, NULL, true);
+        costs_to_go(search, &g, STEPS - around, 2 * around, threshold, NULL, true);
         find_seams(search, &g, around, h);
-        costs_to_go(search, &g, 0, STEPS, h, false);
+        costs_to_go(search, &g, 0, STEPS, threshold, h, false);
         trace(search, &g, h, windows);
         for (int k = 0; k < n; k++) {
             size_t tile = (size_t)(first + k);

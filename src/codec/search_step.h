@@ -15,6 +15,8 @@
 // In the first two no sum of costs can pass 65535 (D + UPG_STEP_CAP fits), so the constant goes into next() beforehand;
 // what is left is a multiply, a subtraction, an addition and a minimum per vector. The third adds with saturation. The
 // numbers are the same.
+// A pruned step looks at one tile, and leaves out the windows whose next(w >> S) is more than a threshold above the
+// least: a quarter of them decides nearly everything (bench/search). Its tables are in natural order.
 #pragma once
 #include "base/base.h"
 
@@ -27,8 +29,9 @@ enum {
 typedef enum upg_step_kind { UPG_STEP_ONE_TABLE, UPG_STEP_TWO_TABLES, UPG_STEP_SPLIT } upg_step_kind;
 
 typedef struct upg_step {
-    int s; // fresh bits
-    upg_step_kind kind;
+    int s;                              // fresh bits
+    upg_step_kind kind;                 // of all tiles, or of the one
+    uint16_t threshold;                 // of a pruned step
     const uint16_t *a, *b, *e;          // [65536] byte pairs of A and B, and E, in the kernel's visiting order
     const uint16_t *next;               // [UPG_STEP_TILES][2^(16-s)] costs to go from the following step
     const uint16_t *next_least;         // [UPG_STEP_TILES] their minima
@@ -42,3 +45,5 @@ typedef struct upg_step {
 
 void upg_search_step_avx2(const upg_step *step);
 void upg_search_step_avx512(const upg_step *step);
+void upg_search_pruned_avx2(const upg_step *step, int k); // tile k
+void upg_search_pruned_avx512(const upg_step *step, int k);

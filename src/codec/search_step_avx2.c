@@ -99,6 +99,65 @@ void upg_search_step_avx2(const upg_step *step) {
     case 8: run(8, step); break;
     }
 }
+// The windows of one v by one tile: `share` neighbours in all tables.
+INLINE void relax(const upg_step_kind kind, int share, const uint16_t *a, const uint16_t *e, const __m256i factor[3],
+                  uint16_t next, uint16_t *best) {
+    const __m256i c = _mm256_set1_epi16((short)next);
+    for (int i = 0; i < share; i += LANES)
+        store(best + i, _mm256_min_epu16(load(best + i), candidate(kind, load(a + i), load(e + i), factor, c)));
+}
+
+INLINE void search_pruned(const int s, const upg_step_kind kind, const upg_step *step, int k) {
+    enum { GROUP = 64 };
+    const int n = 65536 >> s, share = 1 << s;
+    const uint16_t *table = step->use_b[k] ? step->b : step->a, *next = step->next + k * n;
+    uint16_t *cost = step->cost + k * n, *folded = step->folded;
+    const __m256i factor[3] = {_mm256_set1_epi16((short)step->factor[k][0]),
+                               _mm256_set1_epi16((short)step->factor[k][1]),
+                               _mm256_set1_epi16((short)step->constant[k])};
+    const __m256i least = _mm256_set1_epi16((short)step->next_least[k]),
+                  threshold = _mm256_set1_epi16((short)step->threshold),
+                  constant = kind == UPG_STEP_SPLIT ? _mm256_setzero_si256() : factor[2];
+    for (int h = 0; h < n; h += LANES) store(cost + h, _mm256_set1_epi16(-1));
+    for (int first = 0; first < n; first += GROUP) {
+        uint64_t kept = 0;
+        for (int i = 0; i < GROUP; i += 2 * LANES) {
+            __m256i c0 = _mm256_sub_epi16(load(next + first + i), least),
+                    c1 = _mm256_sub_epi16(load(next + first + i + LANES), least);
+            __m256i k0 = _mm256_cmpeq_epi16(_mm256_min_epu16(c0, threshold), c0),
+                    k1 = _mm256_cmpeq_epi16(_mm256_min_epu16(c1, threshold), c1);
+            store(folded + i, _mm256_add_epi16(c0, constant));
+            store(folded + i + LANES, _mm256_add_epi16(c1, constant));
+            __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi16(k0, k1), 0xd8);
+            kept |= (uint64_t)(uint32_t)_mm256_movemask_epi8(both) << i;
+        }
+        for (; kept; kept &= kept - 1) {
+            int i = __builtin_ctzll(kept), at = (first + i) << s;
+            relax(kind, share, table + at, step->e + at, factor, folded[i], cost + at % n);
+        }
+    }
+    __m256i lowest_costs = _mm256_set1_epi16(-1);
+    for (int h = 0; h < n; h += LANES) lowest_costs = _mm256_min_epu16(lowest_costs, load(cost + h));
+    step->least[k] = lowest(lowest_costs);
+}
+
+INLINE void run_pruned(const int s, const upg_step *step, int k) {
+    switch (step->kind) {
+    case UPG_STEP_ONE_TABLE:
+    case UPG_STEP_TWO_TABLES: search_pruned(s, UPG_STEP_ONE_TABLE, step, k); break;
+    case UPG_STEP_SPLIT: search_pruned(s, UPG_STEP_SPLIT, step, k); break;
+    }
+}
+
+void upg_search_pruned_avx2(const upg_step *step, int k) {
+    switch (step->s) {
+    case 4: run_pruned(4, step, k); break;
+    case 5: run_pruned(5, step, k); break;
+    case 6: run_pruned(6, step, k); break;
+    case 7: run_pruned(7, step, k); break;
+    case 8: run_pruned(8, step, k); break;
+    }
+}
 #else
 typedef int upg_no_avx2; // a translation unit must not be empty
 #endif

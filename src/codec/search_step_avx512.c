@@ -112,6 +112,69 @@ void upg_search_step_avx512(const upg_step *step) {
     case 8: run(8, step); break;
     }
 }
+// The windows of one v by one tile: `share` neighbours in all tables, or half a vector of them.
+INLINE void relax(const upg_step_kind kind, int share, const uint16_t *a, const uint16_t *e, const __m512i factor[2],
+                  __m512i constant, uint16_t next, uint16_t *best) {
+    const __m512i c = _mm512_set1_epi16((short)next);
+    if (share < LANES) {
+        const __mmask32 low = 0xffff;
+        __m512i found =
+            candidate(kind, _mm512_maskz_loadu_epi16(low, a), _mm512_maskz_loadu_epi16(low, e), factor, constant, c);
+        __m512i old = _mm512_maskz_loadu_epi16(low, best);
+        _mm512_mask_storeu_epi16(best, low, _mm512_min_epu16(old, found));
+        return;
+    }
+    for (int i = 0; i < share; i += LANES)
+        _mm512_store_si512(
+            best + i, _mm512_min_epu16(load(best + i), candidate(kind, load(a + i), load(e + i), factor, constant, c)));
+}
+
+INLINE void search_pruned(const int s, const upg_step_kind kind, const upg_step *step, int k) {
+    enum { GROUP = 2 * LANES };
+    const int n = 65536 >> s, share = 1 << s;
+    const uint16_t *table = step->use_b[k] ? step->b : step->a, *next = step->next + k * n;
+    uint16_t *cost = step->cost + k * n, *folded = step->folded;
+    const __m512i factor[2] = {_mm512_set1_epi16((short)step->factor[k][0]),
+                               _mm512_set1_epi16((short)step->factor[k][1])};
+    const __m512i least = _mm512_set1_epi16((short)step->next_least[k]),
+                  threshold = _mm512_set1_epi16((short)step->threshold),
+                  constant = _mm512_set1_epi16((short)step->constant[k]),
+                  folded_constant = kind == UPG_STEP_SPLIT ? _mm512_setzero_si512() : constant;
+    for (int h = 0; h < n; h += LANES) _mm512_store_si512(cost + h, _mm512_set1_epi16(-1));
+    for (int first = 0; first < n; first += GROUP) {
+        __m512i c0 = _mm512_sub_epi16(load(next + first), least),
+                c1 = _mm512_sub_epi16(load(next + first + LANES), least);
+        uint64_t kept = (uint64_t)_mm512_cmple_epu16_mask(c0, threshold) |
+                        (uint64_t)_mm512_cmple_epu16_mask(c1, threshold) << LANES;
+        _mm512_store_si512(folded, _mm512_add_epi16(c0, folded_constant));
+        _mm512_store_si512(folded + LANES, _mm512_add_epi16(c1, folded_constant));
+        for (; kept; kept &= kept - 1) {
+            int i = __builtin_ctzll(kept), at = (first + i) << s;
+            relax(kind, share, table + at, step->e + at, factor, constant, folded[i], cost + at % n);
+        }
+    }
+    __m512i lowest_costs = _mm512_set1_epi16(-1);
+    for (int h = 0; h < n; h += LANES) lowest_costs = _mm512_min_epu16(lowest_costs, load(cost + h));
+    step->least[k] = lowest(lowest_costs);
+}
+
+INLINE void run_pruned(const int s, const upg_step *step, int k) {
+    switch (step->kind) {
+    case UPG_STEP_ONE_TABLE:
+    case UPG_STEP_TWO_TABLES: search_pruned(s, UPG_STEP_ONE_TABLE, step, k); break;
+    case UPG_STEP_SPLIT: search_pruned(s, UPG_STEP_SPLIT, step, k); break;
+    }
+}
+
+void upg_search_pruned_avx512(const upg_step *step, int k) {
+    switch (step->s) {
+    case 4: run_pruned(4, step, k); break;
+    case 5: run_pruned(5, step, k); break;
+    case 6: run_pruned(6, step, k); break;
+    case 7: run_pruned(7, step, k); break;
+    case 8: run_pruned(8, step, k); break;
+    }
+}
 #else
 typedef int upg_no_avx512; // a translation unit must not be empty
 #endif
