@@ -84,6 +84,13 @@ $B/upg: $(CLI_OBJ) $B/libupg.a
 $B/tests/%: $B/tests/%.o $B/libupg.a
 	$(if $V,,@echo "  LD   $@")
 	$Q$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ -lcmocka -lpcre2-8 $(LIBS) -o $@
+# Tests of the command's own parts, all but its main().
+$B/libcli.a: $(filter-out %/main.o,$(CLI_OBJ))
+	$(if $V,,@echo "  AR   $@")
+	$Qrm -f $@ && $(AR) rcs $@ $^
+$B/tests/cli/%: $B/tests/cli/%.o $B/libcli.a $B/libupg.a
+	$(if $V,,@echo "  LD   $@")
+	$Q$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ -lcmocka $(LIBS) -o $@
 $B/bench/%: $B/bench/%.o $B/libupg.a
 	$(if $V,,@echo "  LD   $@")
 	$Q$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ $(LIBS) -o $@

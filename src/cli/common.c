@@ -4,7 +4,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
+#include <utf8proc.h>
 
 char *cli_read_all(FILE *f, const char *name, size_t *n, upg_error *e) {
     upg_buf b = {0};
@@ -45,25 +47,72 @@ void cli_catch_interrupt(bool again) {
     sigaction(SIGINT, &a, NULL);
 }
 
+double cli_parameters(const upg_weights *w) {
+    double n = 0;
+    for (size_t i = 0; i < w->n; i++)
+        if (w->tensors[i].encoding != UPG_BYTES) n += (double)w->tensors[i].rows * (double)w->tensors[i].cols;
+    return n;
+}
+
+// ---- Progress ----
+
+double cli_time_left(cli_progress *p, double now, double done) {
+    // The speed of the last quarter to half of the time so far: stages differ in speed, and what an earlier run left
+    // behind takes no time at all.
+    double span = (now - p->start) / 4;
+    if (span < 5) span = 5;
+    if (now - p->mark[1].time > span) {
+        p->mark[0] = p->mark[1];
+        p->mark[1].time = now;
+        p->mark[1].done = done;
+    }
+    double passed = now - p->mark[0].time, made = done - p->mark[0].done;
+    return passed >= 1 && made > 0 ? passed / made * (1 - done) : -1;
+}
+
+static int terminal_columns(void) {
+    struct winsize size;
+    return !ioctl(STDERR_FILENO, TIOCGWINSZ, &size) && size.ws_col ? size.ws_col : 80;
+}
+
+// One line that never wraps, whatever the width: "\r" could not take back a line that did.
+static void show_bar(double done, const char *left, const char *what) {
+    char bar[31], line[256], plain[256];
+    int columns = terminal_columns(), width = columns < 70 ? 10 : 30;
+    memset(bar, ' ', sizeof bar);
+    memset(bar, '#', (size_t)(done * width));
+    int n = snprintf(line, sizeof line, "[%.*s] %3d%%%s%s  ", width, bar, (int)(done * 100), *left ? "  " : "", left);
+    int room = columns - 1 - n;
+    if (room < 0) room = 0;
+    if (room > (int)sizeof plain - 1) room = sizeof plain - 1;
+    fprintf(stderr, "\r%.*s%s\033[K", columns - 1, line, cli_plain(what, plain, (size_t)room + 1));
+}
+
 void cli_progress_show(cli_progress *p, double done, const char *what) {
     if (p->quiet) return;
+    char left[48] = "", duration[32], plain[256];
     double now = upg_now();
-    if (!p->start) p->start = now;
+    if (!p->start) {
+        p->start = p->mark[0].time = p->mark[1].time = now;
+        p->mark[0].done = p->mark[1].done = done;
+    }
+    double seconds = cli_time_left(p, now, done);
     bool terminal = isatty(STDERR_FILENO);
     if (terminal ? now - p->shown < 0.1 && done < 1 : done < p->shown + 0.1) return;
     p->shown = terminal ? now : done;
-    double left = done > 0.01 ? (now - p->start) / done * (1 - done) : 0;
-    int filled = (int)(done * 30);
+    if (seconds >= 0 && done < 1) snprintf(left, sizeof left, "%s left", cli_duration(seconds, duration));
     if (terminal)
-        fprintf(stderr, "\r[%-30.*s] %3.0f%% %4.0f s left  %-40.40s", filled, "##############################",
-                done * 100, left, what);
+        show_bar(done, left, what);
     else
-        fprintf(stderr, "%3.0f%% %s\n", done * 100, what);
+        fprintf(stderr, "%3d%%%s%s%s%s\n", (int)(done * 100), *what ? "  " : "", cli_plain(what, plain, sizeof plain),
+                *left ? ", " : "", left);
 }
 
 void cli_progress_end(cli_progress *p) {
-    if (!p->quiet && p->start && isatty(STDERR_FILENO)) fprintf(stderr, "\r%-100s\r", "");
+    if (!p->quiet && p->start && isatty(STDERR_FILENO)) fprintf(stderr, "\r\033[K");
 }
+
+// ---- The look of things ----
 
 void cli_json_string(upg_buf *b, const char *s, size_t n) {
     yyjson_mut_doc *d = yyjson_mut_doc_new(NULL);
@@ -86,5 +135,41 @@ const char *cli_bytes(double bytes, char out[32]) {
         u++;
     }
     snprintf(out, 32, u ? "%.2f %s" : "%.0f %s", bytes, units[u]);
+    return out;
+}
+
+const char *cli_duration(double seconds, char out[32]) {
+    long long s = (long long)(seconds < 3e7 ? seconds + .5 : 3e7); // a year is as good as forever
+    if (s < 60)
+        snprintf(out, 32, "%lld s", s);
+    else if (s < 3600)
+        snprintf(out, 32, "%lld m %02lld s", s / 60, s % 60);
+    else
+        snprintf(out, 32, "%lld h %02lld m", s / 3600, s % 3600 / 60);
+    return out;
+}
+
+// Controls, characters that turn or hide text, and what is no character at all.
+static bool is_harmless(utf8proc_int32_t c) {
+    utf8proc_category_t category = c < 0 ? UTF8PROC_CATEGORY_CN : utf8proc_category(c);
+    return category != UTF8PROC_CATEGORY_CN && category != UTF8PROC_CATEGORY_CC && category != UTF8PROC_CATEGORY_CF &&
+           category != UTF8PROC_CATEGORY_ZL && category != UTF8PROC_CATEGORY_ZP;
+}
+
+const char *cli_plain(const char *s, char *out, size_t size) {
+    size_t n = 0;
+    for (utf8proc_ssize_t used; *s; s += used) {
+        utf8proc_int32_t c;
+        used = utf8proc_iterate((const utf8proc_uint8_t *)s, -1, &c);
+        if (used < 1) used = 1;
+        size_t room = is_harmless(c) ? (size_t)used : 1;
+        if (n + room >= size) break;
+        if (is_harmless(c))
+            memcpy(out + n, s, room);
+        else
+            out[n] = '?';
+        n += room;
+    }
+    out[n] = 0;
     return out;
 }

@@ -1,5 +1,5 @@
 // upg compress: an original model in, a .upg file out.
-#include "cli/cli.h"
+#include "cli/report.h"
 #include "compress/compress.h"
 #include "format/weights.h"
 #include <math.h>
@@ -7,7 +7,7 @@
 #include <string.h>
 
 typedef struct options {
-    const char *out, *name;
+    const char *out, *name, *plot;
     bool json;
     double memory; // GB
     upg_compress_options c;
@@ -78,6 +78,7 @@ static const cli_option table[] = {
     {"heldout-tokens", 0, "N", "of it at most", CLI_INT, AT(c.heldout_tokens), 1, 1 << 30},
     {"memory", 0, "GB", "refuse to begin if more would be needed", CLI_DOUBLE, AT(memory), 0.1, 1e6},
     {"exact", 0, NULL, "exact trellis search, as with best", CLI_FLAG, AT(c.exact_search)},
+    {"plot", 0, "OUT.svg", "draw bits and errors by layer", CLI_SET, AT(plot), .set = cli_plot_option},
     {"seed", 0, "N", "seed of the rotation's signs (default 1)", CLI_SEED, AT(c.rotation_seed)},
     {"threads", 't', "N", "default: one a core", CLI_INT, AT(c.n_threads), 1, 1024},
     {"json", 0, NULL, "print the result as JSON", CLI_FLAG, AT(json)},
@@ -128,27 +129,24 @@ static void print_json(const upg_compress_result *r) {
     upg_buf_free(&b);
 }
 
-static void print_table(const char *out, const upg_compress_result *r) {
-    char a[32], b[32], c[32];
-    printf("%-48s %7s %7s %6s %14s\n", "tensor", "rows", "cols", "bits", "relative error");
-    for (size_t i = 0; i < r->n; i++)
-        if (r->tensors[i].bits2)
-            printf("%-48s %7lld %7lld %6s %13.4f%%\n", r->tensors[i].name, (long long)r->tensors[i].rows,
-                   (long long)r->tensors[i].cols, bits_name(r->tensors[i].bits2), 100 * r->tensors[i].error);
-    double n = (double)r->parameters, bytes = (double)r->bytes;
-    printf("%s: %s, %.2f:1 against FP32 (%s), %.2f:1 against BF16 (%s), %.3f bits a parameter\n", out,
-           cli_bytes(bytes, a), 4 * n / bytes, cli_bytes(4 * n, b), 2 * n / bytes, cli_bytes(2 * n, c), 8 * bytes / n);
-    if (r->calibration_tokens)
-        printf("fitted to %d tokens; bits chosen by %s\n", r->calibration_tokens,
-               r->measured ? "measured sensitivity" : "the options and the code's distortion");
-    else
-        printf("not calibrated: expect two to three times the divergence at the same size\n");
-    if (r->heldout_tokens)
-        printf("held-out text, %d tokens: KL %.4f from the original, top-1 agreement %.1f%%, perplexity %.3f (original "
-               "%.3f), NLL %.4f (%.4f)\n",
-               r->heldout_tokens, r->kl, 100 * r->top1, exp(r->nll), exp(r->original_nll), r->nll, r->original_nll);
-    printf("%.1f s%s, %s of memory at most\n", r->seconds, r->resumed ? " after an earlier start" : "",
-           cli_bytes((double)r->peak_memory, a));
+// The report as the file keeps it, which inspect --report shows again, and what no file may hold.
+static int show(const options *o, const char *out, const upg_compress_result *r, upg_error *e) {
+    char memory[32];
+    upg_weights w;
+    cli_report report = {0};
+    if (upg_weights_open(&w, out, e)) return -1;
+    int rc = cli_report_read(&report, &w, out, e);
+    if (!rc && o->json)
+        print_json(r);
+    else if (!rc) {
+        cli_report_print(&report);
+        printf("%.1f s%s, %s of memory at most\n", r->seconds, r->resumed ? " after an earlier start" : "",
+               cli_bytes((double)r->peak_memory, memory));
+    }
+    if (!rc && o->plot) rc = cli_plot_write(&report, o->plot, e);
+    cli_report_free(&report);
+    upg_weights_close(&w);
+    return rc;
 }
 
 static int run(int argc, char **argv) {
@@ -170,11 +168,7 @@ static int run(int argc, char **argv) {
         status = cli_failed(&e);
         if (cli_interrupted) status = CLI_INTERRUPTED;
     } else {
-        status = CLI_OK;
-        if (o.json)
-            print_json(&r);
-        else
-            print_table(out, &r);
+        status = show(&o, out, &r, &e) ? cli_failed(&e) : CLI_OK;
         upg_compress_result_free(&r);
     }
     free(source);

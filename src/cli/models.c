@@ -105,10 +105,3 @@ upg_model *cli_open_model(const char *name, upg_error *e) {
     free(path);
     return m;
 }
-
-double cli_parameters(const upg_weights *w) {
-    double n = 0;
-    for (size_t i = 0; i < w->n; i++)
-        if (w->tensors[i].encoding != UPG_BYTES) n += (double)w->tensors[i].rows * (double)w->tensors[i].cols;
-    return n;
-}

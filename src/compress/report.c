@@ -3,6 +3,7 @@
 #include "compress/job.h"
 #include "engine/score.h"
 #include "upg.h"
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -119,7 +120,7 @@ static int write_errors(const upg_compress_result *r, upg_buf *b, upg_error *e) 
     const char *comma = "";
     for (size_t i = 0; i < r->n; i++)
         if (sorted[i]->bits2) {
-            upg_buf_fmt(b, "%s%.3g", comma, sorted[i]->error);
+            upg_buf_fmt(b, "%s%.3g", comma, fmax(sorted[i]->error, 0)); // rounding may leave less
             comma = ",";
         }
     free(sorted);
@@ -133,9 +134,9 @@ int upg_job_report(const upg_job *j, upg_buf *b, upg_error *e) {
                 r->measured ? "true" : "false");
     if (r->heldout_tokens)
         upg_buf_fmt(b,
-                    ",\"heldout\":{\"tokens\":%d,\"original_nll\":%.5f,\"nll\":%.5f,\"ppl\":%.4f,\"kl\":%.5f,"
+                    ",\"heldout\":{\"tokens\":%d,\"original_nll\":%.6g,\"nll\":%.6g,\"ppl\":%.6g,\"kl\":%.5g,"
                     "\"top1\":%.4f}",
-                    r->heldout_tokens, r->original_nll, r->nll, exp(r->nll), r->kl, r->top1);
+                    r->heldout_tokens, r->original_nll, r->nll, fmin(exp(r->nll), DBL_MAX), r->kl, r->top1);
     upg_buf_str(b, ",\"errors\":[");
     if (write_errors(r, b, e)) return -1;
     upg_buf_str(b, "]}");
