@@ -166,10 +166,15 @@ def tales_gguf(folder, path):
     w.close()
 
 
-def quantise(source, path, ftype):
+def quantise(source, path, ftype, pure=False, importance=None):
+    """importance: what llama-imatrix computes, an array of float32 by tensor name. pure: every matrix in the type itself."""
     llama_cpp = quiet_llama_cpp()
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype, params.allow_requantize = ftype, True
+    params.ftype, params.allow_requantize, params.pure = ftype, True, pure
+    if importance:
+        floats = ctypes.POINTER(ctypes.c_float)
+        entries = [(name.encode(), data.ctypes.data_as(floats), data.size) for name, data in importance.items()]
+        params.imatrix = (llama_cpp.llama_model_imatrix_data * (len(entries) + 1))(*entries)  # ends with one without a name
     if llama_cpp.llama_model_quantize(source.encode(), path.encode(), ctypes.byref(params)):
         sys.exit(f"llama.cpp does not quantise {source}")
 
