@@ -189,7 +189,7 @@ def llama_point(args, name, ftype):
 
 def upg_point(args, name, options):
     path = os.path.join(args.work, f"{name.replace(' ', '-')}.upg")
-    run(args, "compress", args.model, "-o", path, "-q", "-t", str(args.threads), *options, *calibration_options(args, options))
+    run(args, "compress", args.model, "-o", path, "-q", "--heldout", "none", "-t", str(args.threads), *options, *calibration_options(args, options))
     scores = json.loads(run(args, "eval", path, "--tokens", args.tokens, "--window", str(args.window), "--windows", str(args.windows),
                             "--reference", args.model, "-t", str(args.threads), "-q", "--json"))
     size = os.path.getsize(path)
