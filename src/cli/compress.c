@@ -8,6 +8,8 @@
 typedef struct options {
     const char *out, *name;
     bool json;
+    int sparse_bits;
+    bool sparse_rotated;
     upg_compress_options c;
     cli_progress progress;
 } options;
@@ -29,7 +31,12 @@ static int set_bits(const cli_option *o, void *group, const char *text, upg_erro
 static int set_encoding(const cli_option *o, void *group, const char *text, upg_error *e) {
     upg_compress_options *c = &((options *)group)->c;
     if (!strcmp(text, "trellis")) return 0;
-    if (strcmp(text, "int8")) return upg_fail(e, "--%s %s: trellis or int8", o->name, text);
+    if (!strcmp(text, "sparse")) {
+        c->layer_bits = UPG_BITS_SPARSE;
+        c->embedding_bits = c->head_bits = UPG_BITS_INT8;
+        return 0;
+    }
+    if (strcmp(text, "int8")) return upg_fail(e, "--%s %s: trellis, int8 or sparse", o->name, text);
     c->layer_bits = c->embedding_bits = c->head_bits = UPG_BITS_INT8;
     return 0;
 }
@@ -45,8 +52,10 @@ static const cli_option table[] = {
     {"embedding-bits", 0, "K", "bits of the embedding", CLI_SET, AT(c.embedding_bits), .set = set_bits},
     {"head-bits", 0, "K", "bits of the head, or of the embedding that serves as one", CLI_SET, AT(c.head_bits),
      .set = set_bits},
-    {"encoding", 0, "E", "trellis (default) or int8: every matrix in int8, the near-lossless reference", CLI_SET,
+    {"encoding", 0, "E", "trellis (default), int8 (every matrix; near-lossless) or sparse (layers; half of the weights)", CLI_SET,
      .set = set_encoding},
+    {"sparse-bits", 0, "B", "bits of a kept weight, 8 (default) or 4", CLI_INT, AT(sparse_bits), 4, 8},
+    {"sparse-rotated", 0, NULL, "ROT", CLI_FLAG, AT(sparse_rotated)},
     {"calibrate", 0, "FILE", "text the layers are fitted to (or 16-bit token ids, FILE.u16)", CLI_STRING,
      AT(c.calibration)},
     {"calibration-tokens", 0, "N", "of it at most (default 32768)", CLI_INT, AT(c.calibration_tokens), 256, 1 << 30},
@@ -62,6 +71,7 @@ static int check(options *o) {
     if (!o->out == !o->name) return cli_usage(&cli_compress, "give one of -o FILE and --name NAME");
     if ((o->c.ratio > 0) + (o->c.bits > 0) + (o->c.layer_bits > 0) > 1 && !(o->c.layer_bits == UPG_BITS_INT8))
         return cli_usage(&cli_compress, "--ratio, --bits and --layer-bits exclude each other");
+    if (o->c.layer_bits == UPG_BITS_SPARSE) o->c.layer_bits |= (o->sparse_bits ? o->sparse_bits : 8) | (o->sparse_rotated ? UPG_BITS_ROTATED : 0);
     if (!o->c.ratio && !o->c.bits && !o->c.layer_bits) o->c.ratio = 10;
     return -1;
 }
@@ -73,6 +83,7 @@ static bool on_progress(void *ctx, double done, const char *tensor) {
 
 static const char *bits_name(int bits2) {
     static const char *const names[] = {"2", "2.5", "3", "3.5", "4"};
+    if (bits2 & UPG_BITS_SPARSE) return bits2 & 8 ? "sparse 8" : "sparse 4";
     return bits2 == UPG_BITS_INT8 ? "int8" : bits2 ? names[bits2 - 4] : "as is";
 }
 

@@ -4,6 +4,7 @@
 #include "compress/allocate.h"
 #include "compress/calibrate.h"
 #include "compress/encode.h"
+#include "compress/sparse.h"
 #include "engine/model.h"
 #include <stdlib.h>
 #include <string.h>
@@ -44,6 +45,13 @@ static int fixed_bits(const job *j, const char *name) {
     return j->options->layer_bits;
 }
 
+static void set_encoding(upg_writer_tensor *o, int bits) {
+    bool int8 = bits == UPG_BITS_INT8, sparse = bits & UPG_BITS_SPARSE;
+    o->encoding = sparse ? UPG_SPARSE : int8 ? UPG_INT8 : UPG_TRELLIS;
+    o->s = int8 ? 0 : bits & 15;
+    o->unrotated = sparse && !(bits & UPG_BITS_ROTATED);
+}
+
 // Each tensor of the program once, vectors as they are, matrices with fixed or open bits; then the tokenizer.
 static int list_tensors(job *j, upg_error *e) {
     const upg_program *p = j->model->program;
@@ -59,17 +67,17 @@ static int list_tensors(job *j, upg_error *e) {
         if (seen) continue;
         j->parameters += (uint64_t)t->rows * (uint64_t)t->cols;
         upg_writer_tensor *o = &j->out[j->n];
-        *o = (upg_writer_tensor){t->name, t->encoding, 0, t->rows, t->cols};
+        *o = (upg_writer_tensor){.name = t->name, .encoding = t->encoding, .rows = t->rows, .cols = t->cols};
         if (t->rows > 1) {
             int bits = fixed_bits(j, t->name);
-            o->encoding = bits == UPG_BITS_INT8 ? UPG_INT8 : UPG_TRELLIS;
-            o->s = bits == UPG_BITS_INT8 ? 0 : bits;
+            set_encoding(o, bits);
         }
         j->importance[j->n] = is_head(j, t->name) ? 4 : 1;
         j->source[j->n++] = t;
     }
     if (j->tokenizer.size)
-        j->out[j->n++] = (upg_writer_tensor){"tokenizer", UPG_BYTES, 0, 1, (int64_t)j->tokenizer.size};
+        j->out[j->n++] = (upg_writer_tensor){
+            .name = "tokenizer", .encoding = UPG_BYTES, .rows = 1, .cols = (int64_t)j->tokenizer.size};
     return 0;
 }
 
@@ -117,7 +125,7 @@ static int put_tensor(job *j, upg_writer *w, upg_encoder *en, size_t i, const up
     if (o->rows == 1) return upg_writer_put(w, i, j->source[i]->data, NULL, e);
     uint8_t *data = upg_aligned_alloc(upg_encoded_bytes(o->encoding, o->s, o->rows, o->cols), e);
     float *scale = data ? upg_alloc((size_t)o->rows, sizeof *scale, e) : NULL;
-    int rc = scale && !upg_encode_matrix(en, j->source[i], o->encoding, o->s, feedback, data, scale, values, error, e)
+    int rc = scale && !upg_encode_matrix(en, j->source[i], o, feedback, data, scale, values, error, e)
                  ? upg_writer_put(w, i, data, scale, e)
                  : -1;
     free(scale);
@@ -146,7 +154,8 @@ static int code_tensor(coding *c, size_t i, const upg_feedback *feedback, float 
     c->done[i] = true;
     t->rows = o->rows;
     t->cols = o->cols;
-    if (j->source[i] && o->rows > 1) t->bits2 = o->encoding == UPG_INT8 ? UPG_BITS_INT8 : o->s;
+    if (j->source[i] && o->rows > 1)
+        t->bits2 = o->encoding == UPG_INT8 ? UPG_BITS_INT8 : o->encoding == UPG_SPARSE ? UPG_BITS_SPARSE | o->s : o->s;
     t->name = upg_strdup(o->name, strlen(o->name), e);
     return t->name ? 0 : -1;
 }
@@ -179,7 +188,13 @@ static int code_inputs(coding *c, upg_calibrator *cal, int op, upg_pool *pool, u
     upg_moments m;
     upg_feedback f;
     if (c->done[output_of(c->j, p->ops[op + 1].weight)]) return 0; // a tied head
-    if (upg_calibrator_moments(cal, op, &m, e) || upg_feedback_new(&f, &m, &feedback_options, pool, e)) return -1;
+    if (upg_calibrator_moments(cal, op, &m, e)) return -1;
+    if (c->j->out[output_of(c->j, p->ops[op + 1].weight)].unrotated &&
+        upg_moments_unrotate(&m, c->j->options->rotation_seed, e)) {
+        upg_moments_free(&m);
+        return -1;
+    }
+    if (upg_feedback_new(&f, &m, &feedback_options, pool, e)) return -1;
     int rc = 0;
     for (int i = op + 1; !rc && i < p->n_ops && p->ops[i].kind == UPG_OP_LINEAR; i++)
         rc = code_weight(c, cal, &p->ops[i], &f, e);
