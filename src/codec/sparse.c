@@ -23,12 +23,11 @@ void upg_sparse_pack(const uint8_t *codes, const uint8_t *keep, size_t stride, i
 
 void upg_sparse_row(const uint8_t *data, int64_t rows, int64_t cols, int bits, int64_t r, int64_t g, int8_t *out) {
     int64_t sb = r / 256;
-    int b = upg_block((int)upg_pad16(cols)), nb = upg_superband_bands(rows, sb), band = (int)(r % 256) / 16;
+    int b = upg_block(upg_pad16(cols)), nb = upg_superband_bands(rows, sb), band = (int)(r % 256) / 16;
     size_t quads = (size_t)b / 4, row = (size_t)(r % 16), at = 0, n_values = upg_sparse_values(nb, b);
     const uint8_t *values = data + upg_sparse_offset(rows, cols, bits, sb, g),
                   *masks = values + n_values * (size_t)bits / 8;
-    for (size_t word = 0; word < row * quads; word++)
-        at += (size_t)__builtin_popcountll(upg_sparse_mask(masks, word));
+    for (size_t word = 0; word < row * quads; word++) at += (size_t)__builtin_popcountll(upg_sparse_mask(masks, word));
     for (size_t quad = 0; quad < quads; quad++) {
         uint64_t m = upg_sparse_mask(masks, row * quads + quad);
         size_t here = at + (size_t)__builtin_popcountll(m & (((uint64_t)1 << 4 * band) - 1));
@@ -42,7 +41,8 @@ void upg_sparse_row(const uint8_t *data, int64_t rows, int64_t cols, int bits, i
 }
 
 bool upg_sparse_is_valid(const uint8_t *data, int64_t rows, int64_t cols, int bits) {
-    int n = (int)upg_pad16(cols), b = upg_block(n);
+    int64_t n = upg_pad16(cols);
+    int b = upg_block(n);
     for (int64_t sb = 0; sb * 256 < rows; sb++) {
         int nb = upg_superband_bands(rows, sb);
         size_t n_values = upg_sparse_values(nb, b), bytes = n_values * (size_t)bits / 8;

@@ -19,8 +19,7 @@ enum {
 };
 
 // What the 4-bit numbers stand for: the Lloyd-Max levels of a Gaussian's larger half, in units of the row's scale.
-static const int8_t upg_sparse_level[16] = {32,  41,  50,  60,  71,  84,  101,  127,
-                                            -32, -41, -50, -60, -71, -84, -101, -127};
+static const int8_t upg_sparse_level[16] = {32, 41, 50, 60, 71, 84, 101, 127, -32, -41, -50, -60, -71, -84, -101, -127};
 
 // Values of a block of nb bands and groups of b columns.
 static inline size_t upg_sparse_values(int nb, int b) {
@@ -32,13 +31,14 @@ static inline size_t upg_sparse_block_bytes(int nb, int b, int bits) {
 }
 // Byte offset of superband sb, group g.
 static inline size_t upg_sparse_offset(int64_t rows, int64_t cols, int bits, int64_t sb, int64_t g) {
-    int n = (int)upg_pad16(cols), b = upg_block(n);
+    int64_t n = upg_pad16(cols);
+    int b = upg_block(n);
     return (size_t)sb * (size_t)(n / b) * upg_sparse_block_bytes(16, b, bits) +
            (size_t)g * upg_sparse_block_bytes(upg_superband_bands(rows, sb), b, bits);
 }
 static inline size_t upg_sparse_bytes(int64_t rows, int64_t cols, int bits) {
     int64_t n = upg_pad16(cols), last = (rows - 1) / 256;
-    return upg_sparse_offset(rows, cols, bits, last, n / upg_block((int)n));
+    return upg_sparse_offset(rows, cols, bits, last, n / upg_block(n));
 }
 // Value i of a block's values as a byte w+127. Of 4-bit values 64 lie in 32 bytes, the first 32 in the low halves.
 static inline uint8_t upg_sparse_value(const uint8_t *values, int bits, size_t i) {

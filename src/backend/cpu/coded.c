@@ -8,7 +8,7 @@ void upg_coded_row(const upg_tensor *w, int64_t r, int64_t step, int8_t out[16])
     int band = (int)(r % 256) / 16, in_band = (int)(r % 16), nb = upg_superband_bands(w->rows, sb);
     if (w->encoding == UPG_SPARSE) {
         int8_t group[256];
-        int steps = upg_block((int)upg_pad16(w->cols)) / 16;
+        int steps = upg_block(upg_pad16(w->cols)) / 16;
         upg_sparse_row(w->data, w->rows, w->cols, w->s, r, step / steps, group);
         memcpy(out, group + step % steps * 16, 16);
         return;

@@ -25,7 +25,7 @@ static const uint8_t *decode_group(const upg_tensor *w, int64_t sb, int step0, i
 
 // The same of a sparse matrix.
 static const uint8_t *expand_group(const upg_tensor *w, int64_t sb, int g, uint8_t *panel) {
-    int b = upg_block((int)upg_pad16(w->cols)), nb = upg_superband_bands(w->rows, sb);
+    int b = upg_block(upg_pad16(w->cols)), nb = upg_superband_bands(w->rows, sb);
     size_t n_values = upg_sparse_values(nb, b), value = 0;
     const uint8_t *values = w->data + upg_sparse_offset(w->rows, w->cols, w->s, sb, g),
                   *masks = values + n_values * (size_t)w->s / 8;
