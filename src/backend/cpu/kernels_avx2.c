@@ -202,10 +202,10 @@ INLINE const uint8_t *byte_values(const upg_linear *l, const upg_sparse_block *s
 // For a byte of a mask: where each of 8 weights is found among the values that follow, as vpshufb asks; 0x80 if it is
 // not kept.
 #define PLACE(m, i)                                                                                                    \
-    ((uint64_t)((m) >> (i) & 1 ? ((m) >> 0 & 1 && (i) > 0) + ((m) >> 1 & 1 && (i) > 1) + ((m) >> 2 & 1 && (i) > 2) +   \
-                                     ((m) >> 3 & 1 && (i) > 3) + ((m) >> 4 & 1 && (i) > 4) +                           \
-                                     ((m) >> 5 & 1 && (i) > 5) + ((m) >> 6 & 1 && (i) > 6)                             \
-                               : 0x80)                                                                                 \
+    ((uint64_t)((m) >> (i)&1 ? ((m) >> 0 & 1 && (i) > 0) + ((m) >> 1 & 1 && (i) > 1) + ((m) >> 2 & 1 && (i) > 2) +     \
+                                   ((m) >> 3 & 1 && (i) > 3) + ((m) >> 4 & 1 && (i) > 4) + ((m) >> 5 & 1 && (i) > 5) + \
+                                   ((m) >> 6 & 1 && (i) > 6)                                                           \
+                             : 0x80)                                                                                   \
      << 8 * (i))
 #define PLACES(m)                                                                                                      \
     (PLACE(m, 0) | PLACE(m, 1) | PLACE(m, 2) | PLACE(m, 3) | PLACE(m, 4) | PLACE(m, 5) | PLACE(m, 6) | PLACE(m, 7))
@@ -213,18 +213,21 @@ INLINE const uint8_t *byte_values(const upg_linear *l, const upg_sparse_block *s
 #define PLACES16(m) PLACES4(m), PLACES4((m) + 4), PLACES4((m) + 8), PLACES4((m) + 12)
 #define PLACES64(m) PLACES16(m), PLACES16((m) + 16), PLACES16((m) + 32), PLACES16((m) + 48)
 static const uint64_t places[256] = {PLACES64(0), PLACES64(64), PLACES64(128), PLACES64(192)};
+#undef PLACES
+#define PLACES(m)                                                                                                      \
+    (0x0808080808080808 |                                                                                              \
+     (PLACE(m, 0) | PLACE(m, 1) | PLACE(m, 2) | PLACE(m, 3) | PLACE(m, 4) | PLACE(m, 5) | PLACE(m, 6) | PLACE(m, 7)))
+// The same in the upper half of a vector.
+static const uint64_t places_behind[256] = {PLACES64(0), PLACES64(64), PLACES64(128), PLACES64(192)};
 
 // 16 weights of the low 16 bits of m; p moves on.
 INLINE __m128i expand16(uint32_t m, const uint8_t **p) {
-    uint32_t low = m & 255, high = m >> 8 & 255;
-    uint64_t a, b;
-    memcpy(&a, *p, 8);
-    *p += __builtin_popcount(low);
-    memcpy(&b, *p, 8);
-    *p += __builtin_popcount(high);
-    __m128i values = _mm_set_epi64x((long long)b, (long long)a);
-    __m128i at = _mm_set_epi64x((long long)(places[high] | 0x0808080808080808), (long long)places[low]);
-    return _mm_shuffle_epi8(_mm_sub_epi8(values, _mm_set1_epi8(127)), at);
+    const uint8_t *second = *p + __builtin_popcount(m & 255);
+    __m128 values = _mm_loadh_pi(_mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)*p)), (const __m64 *)second);
+    __m128 at = _mm_loadh_pi(_mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)&places[m & 255])),
+                             (const __m64 *)&places_behind[m >> 8 & 255]);
+    *p = second + __builtin_popcount(m >> 8 & 255);
+    return _mm_shuffle_epi8(_mm_sub_epi8(_mm_castps_si128(values), _mm_set1_epi8(127)), _mm_castps_si128(at));
 }
 INLINE __m256i expand32(const uint8_t *mask, const uint8_t **p) {
     uint32_t m;

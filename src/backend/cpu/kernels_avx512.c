@@ -176,8 +176,8 @@ static void multiply_group(const upg_linear *l, int g, const uint8_t *panel, int
 // A sparse block's values as bytes w+127; 4-bit ones are looked up, into `to`.
 INLINE const uint8_t *byte_values(const upg_linear *l, const upg_sparse_block *s, uint8_t *to) {
     if (l->w->s == 8) return s->values;
-    const __m512i levels = _mm512_add_epi8(
-        _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)upg_sparse_level)), _mm512_set1_epi8(127));
+    const __m512i levels = _mm512_add_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)upg_sparse_level)),
+                                           _mm512_set1_epi8(127));
     const __m256i low = _mm256_set1_epi8(15);
     for (size_t i = 0; i < s->n_values; i += 64) {
         __m256i x = _mm256_loadu_si256((const __m256i *)(s->values + i / 2));
