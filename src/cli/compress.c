@@ -8,8 +8,8 @@
 typedef struct options {
     const char *out, *name;
     bool json;
-    int sparse_bits;
-    bool sparse_rotated;
+    int sparse_bits;          // 0: 8
+    const char *sparse_basis; // or NULL
     upg_compress_options c;
     cli_progress progress;
 } options;
@@ -41,6 +41,19 @@ static int set_encoding(const cli_option *o, void *group, const char *text, upg_
     return 0;
 }
 
+static int set_sparse_bits(const cli_option *o, void *group, const char *text, upg_error *e) {
+    if (strcmp(text, "4") && strcmp(text, "8")) return upg_fail(e, "--%s %s: 4 or 8", o->name, text);
+    ((options *)group)->sparse_bits = *text - '0';
+    return 0;
+}
+
+static int set_sparse_basis(const cli_option *o, void *group, const char *text, upg_error *e) {
+    if (strcmp(text, "rotated") && strcmp(text, "plain"))
+        return upg_fail(e, "--%s %s: rotated or plain", o->name, text);
+    ((options *)group)->sparse_basis = text;
+    return 0;
+}
+
 #define AT(field) .offset = offsetof(options, field)
 static const cli_option table[] = {
     {"output", 'o', "FILE", "the .upg file to write", CLI_STRING, AT(out)},
@@ -52,10 +65,13 @@ static const cli_option table[] = {
     {"embedding-bits", 0, "K", "bits of the embedding", CLI_SET, AT(c.embedding_bits), .set = set_bits},
     {"head-bits", 0, "K", "bits of the head, or of the embedding that serves as one", CLI_SET, AT(c.head_bits),
      .set = set_bits},
-    {"encoding", 0, "E", "trellis (default), int8 (every matrix; near-lossless) or sparse (layers; half of the weights)", CLI_SET,
+    {"encoding", 0, "E",
+     "trellis (default), int8 (every matrix; near-lossless) or sparse (layers; half of the weights)", CLI_SET,
      .set = set_encoding},
-    {"sparse-bits", 0, "B", "bits of a kept weight, 8 (default) or 4", CLI_INT, AT(sparse_bits), 4, 8},
-    {"sparse-rotated", 0, NULL, "ROT", CLI_FLAG, AT(sparse_rotated)},
+    {"sparse-bits", 0, "B", "bits of a weight that a sparse matrix keeps: 8 (default) or 4", CLI_SET,
+     .set = set_sparse_bits},
+    {"sparse-basis", 0, "B", "rotated or plain (default: plain with --calibrate, else rotated)", CLI_SET,
+     .set = set_sparse_basis},
     {"calibrate", 0, "FILE", "text the layers are fitted to (or 16-bit token ids, FILE.u16)", CLI_STRING,
      AT(c.calibration)},
     {"calibration-tokens", 0, "N", "of it at most (default 32768)", CLI_INT, AT(c.calibration_tokens), 256, 1 << 30},
@@ -69,9 +85,14 @@ static const cli_option table[] = {
 // Options that exclude or need each other; -1 if all is well.
 static int check(options *o) {
     if (!o->out == !o->name) return cli_usage(&cli_compress, "give one of -o FILE and --name NAME");
-    if ((o->c.ratio > 0) + (o->c.bits > 0) + (o->c.layer_bits > 0) > 1 && !(o->c.layer_bits == UPG_BITS_INT8))
+    if ((o->c.ratio > 0) + (o->c.bits > 0) + (o->c.layer_bits > 0) > 1 && o->c.layer_bits < UPG_BITS_INT8)
         return cli_usage(&cli_compress, "--ratio, --bits and --layer-bits exclude each other");
-    if (o->c.layer_bits == UPG_BITS_SPARSE) o->c.layer_bits |= (o->sparse_bits ? o->sparse_bits : 8) | (o->sparse_rotated ? UPG_BITS_ROTATED : 0);
+    bool sparse = o->c.layer_bits == UPG_BITS_SPARSE;
+    if (!sparse && (o->sparse_bits || o->sparse_basis))
+        return cli_usage(&cli_compress, "--sparse-bits and --sparse-basis belong to --encoding sparse");
+    if (sparse) o->c.layer_bits |= o->sparse_bits ? o->sparse_bits : 8;
+    if (sparse && (o->sparse_basis ? !strcmp(o->sparse_basis, "rotated") : !o->c.calibration))
+        o->c.layer_bits |= UPG_BITS_ROTATED;
     if (!o->c.ratio && !o->c.bits && !o->c.layer_bits) o->c.ratio = 10;
     return -1;
 }
