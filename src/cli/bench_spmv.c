@@ -210,7 +210,8 @@ static int write_matrix(const char *path, const product *p, upg_error *e) {
     fwrite(p->x, sizeof(float), n, f);
     fwrite(p->y, sizeof(float), n, f);
     bool bad = ferror(f);
-    return (fclose(f) != 0) | bad ? upg_fail(e, "%s: cannot write", path) : 0;
+    if (fclose(f)) bad = true;
+    return bad ? upg_fail(e, "%s: cannot write", path) : 0;
 }
 
 // Lines of the script become rows; its notes are printed once a run, with the first size.

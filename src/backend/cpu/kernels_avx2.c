@@ -262,12 +262,14 @@ static void sparse_one_row(const upg_linear *l, int64_t sb, upg_scratch *scratch
 static void expand_group(const upg_linear *l, int64_t sb, int g, upg_scratch *scratch) {
     upg_sparse_block s = upg_sparse_block_at(l, sb, g);
     const uint8_t *p = byte_values(l, &s, scratch->values), *end = p + s.n_values, *mask = s.masks;
+    uint8_t *panel = scratch->panel;
+    const int quads = l->b / 4;
     for (int r = 0; r < 16; r++) {
         p = p < end ? p : end;
-        for (int i = 0; i < l->b / 4; i++, mask += 8)
+        for (int i = 0; i < quads; i++, mask += 8)
 #pragma GCC unroll 2
             for (int k = 0; k < 2; k++) {
-                uint8_t *to = scratch->panel + (i / 4 * 64 + r * 4 + i % 4) * 64 + 32 * k;
+                uint8_t *to = panel + (i / 4 * 64 + r * 4 + i % 4) * 64 + 32 * k;
                 _mm256_store_si256((__m256i *)to, _mm256_add_epi8(expand32(mask + 4 * k, &p), _mm256_set1_epi8(127)));
             }
     }

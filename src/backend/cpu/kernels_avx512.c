@@ -193,23 +193,29 @@ INLINE __m512i expand(const uint8_t *mask, const uint8_t **p) {
     uint64_t m;
     memcpy(&m, mask, sizeof m);
     __m512i values = _mm512_loadu_si512(*p);
+    __asm__("" : "+v"(values)); // a load of its own: what vpexpandb costs from memory differs between processors
     *p += __builtin_popcountll(m);
     return _mm512_mask_expand_epi8(_mm512_set1_epi8(127), m, values);
 }
 
 static void sparse_one_row(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
+    enum { AHEAD = 6144 }; // bytes of values, which take a quarter as many of masks
     for (int g = 0; g < l->n / l->b; g++) {
         upg_sparse_block s = upg_sparse_block_at(l, sb, g);
-        const uint8_t *p = byte_values(l, &s, scratch->values), *end = p + s.n_values, *mask = s.masks;
+        const uint8_t *p = byte_values(l, &s, scratch->values), *end = p + s.n_values, *mask = s.masks,
+                      *end_of_block = s.masks + 32 * l->b;
         const int8_t *q = l->q + g * l->b;
         for (int r = 0; r < 16; r++) {
             p = p < end ? p : end;
             __m512i acc[4];
             for (int k = 0; k < 4; k++) acc[k] = _mm512_setzero_si512();
             for (int i = 0; i < l->b; i += 16, mask += 32) {
-                _mm_prefetch((const char *)p + 1024, _MM_HINT_T0);
-                _mm_prefetch((const char *)p + 1088, _MM_HINT_T0);
-                _mm_prefetch((const char *)mask + 512, _MM_HINT_T0);
+                const uint8_t *values = p + AHEAD, *masks = mask + AHEAD / 4;
+                values += values < end ? 0 : end_of_block - s.masks; // what lies ahead in the next block
+                masks += masks < end_of_block ? 0 : s.masks - s.values;
+                _mm_prefetch((const char *)values, _MM_HINT_T0);
+                _mm_prefetch((const char *)values + 64, _MM_HINT_T0);
+                _mm_prefetch((const char *)masks, _MM_HINT_T0);
 #pragma GCC unroll 4
                 for (int k = 0; k < 4; k++)
                     acc[k] = _mm512_dpbusd_epi32(acc[k], expand(mask + 8 * k, &p), quad_of(q + i + 4 * k));
@@ -224,12 +230,13 @@ static void sparse_one_row(const upg_linear *l, int64_t sb, upg_scratch *scratch
 static void expand_group(const upg_linear *l, int64_t sb, int g, upg_scratch *scratch) {
     upg_sparse_block s = upg_sparse_block_at(l, sb, g);
     const uint8_t *p = byte_values(l, &s, scratch->values), *end = p + s.n_values, *mask = s.masks;
+    uint8_t *panel = scratch->panel;
+    const int steps = l->b / 16;
     for (int r = 0; r < 16; r++) {
         p = p < end ? p : end;
-        for (int t = 0; t < l->b / 16; t++, mask += 32)
+        for (int t = 0; t < steps; t++, mask += 32)
 #pragma GCC unroll 4
-            for (int k = 0; k < 4; k++)
-                _mm512_store_si512(scratch->panel + (t * 64 + r * 4 + k) * 64, expand(mask + 8 * k, &p));
+            for (int k = 0; k < 4; k++) _mm512_store_si512(panel + (t * 64 + r * 4 + k) * 64, expand(mask + 8 * k, &p));
     }
 }
 
