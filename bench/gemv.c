@@ -115,6 +115,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < n * MAX_BATCH; i++) q[i] = (int8_t)(i * 37 % 255 - 127);
     for (int i = 0; i < upg_pool_threads(pool); i++) {
         b.scratch[i].panel = upg_aligned_alloc(UPG_PANEL_BYTES, NULL);
+        b.scratch[i].values = upg_aligned_alloc(UPG_SPARSE_VALUES + UPG_SPARSE_OVERRUN, NULL);
         b.scratch[i].total = upg_aligned_alloc(MAX_BATCH * 256 * sizeof(int32_t), NULL);
     }
     double bandwidth = read_bandwidth(&b, pool);

@@ -2,15 +2,7 @@
 # The tables of docs/quality.md. Usage: bench/quality.sh UPG MODEL TOKENS.u16 [CALIBRATION.u16 [WINDOWS]]; MODEL is an original's folder.
 set -eu
 upg=$1 model=$2 tokens=$3 calibration=${4:-} windows=${5:-1000000}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-row() {
-    "$upg" compress "$model" -o "$work/m.upg" -q --json "$@" >"$work/c.json"
-    "$upg" eval "$work/m.upg" --tokens "$tokens" --reference "$model" --windows "$windows" -q --json >"$work/e.json"
-    bits=$(sed 's/.*"bits_per_parameter":\([0-9.]*\).*/\1/' "$work/c.json")
-    get() { sed "s/.*\"$1\":\([0-9.]*\).*/\1/" "$work/e.json"; }
-    printf '| `%s` | %s | %s | %s | %s |\n' "$*" "$bits" "$(get nll)" "$(get kl)" "$(get top1)"
-}
+. "$(dirname "$0")/quality_row.sh"
 printf 'original, fp32: '
 "$upg" eval "$model" --tokens "$tokens" --windows "$windows" -q
 row --encoding int8

@@ -9,7 +9,9 @@
 typedef struct options {
     const char *out, *name, *plot;
     bool json;
-    double memory; // GB
+    double memory;            // GB
+    int sparse_bits;          // 0: 8
+    const char *sparse_basis; // or NULL
     upg_compress_options c;
     cli_progress progress;
 } options;
@@ -31,7 +33,12 @@ static int set_bits(const cli_option *o, void *group, const char *text, upg_erro
 static int set_encoding(const cli_option *o, void *group, const char *text, upg_error *e) {
     upg_compress_options *c = &((options *)group)->c;
     if (!strcmp(text, "trellis")) return 0;
-    if (strcmp(text, "int8")) return upg_fail(e, "--%s %s: trellis or int8", o->name, text);
+    if (!strcmp(text, "sparse")) {
+        c->layer_bits = UPG_BITS_SPARSE;
+        c->embedding_bits = c->head_bits = UPG_BITS_INT8;
+        return 0;
+    }
+    if (strcmp(text, "int8")) return upg_fail(e, "--%s %s: trellis, int8 or sparse", o->name, text);
     c->layer_bits = c->embedding_bits = c->head_bits = UPG_BITS_INT8;
     c->calibration = NULL; // there is nothing to gain
     return 0;
@@ -56,6 +63,19 @@ static int set_text(const cli_option *o, void *group, const char *text, upg_erro
     return 0;
 }
 
+static int set_sparse_bits(const cli_option *o, void *group, const char *text, upg_error *e) {
+    if (strcmp(text, "4") && strcmp(text, "8")) return upg_fail(e, "--%s %s: 4 or 8", o->name, text);
+    ((options *)group)->sparse_bits = *text - '0';
+    return 0;
+}
+
+static int set_sparse_basis(const cli_option *o, void *group, const char *text, upg_error *e) {
+    if (strcmp(text, "rotated") && strcmp(text, "plain"))
+        return upg_fail(e, "--%s %s: rotated or plain", o->name, text);
+    ((options *)group)->sparse_basis = text;
+    return 0;
+}
+
 #define AT(field) .offset = offsetof(options, field)
 static const cli_option table[] = {
     {"output", 'o', "FILE", "the .upg file to write", CLI_STRING, AT(out)},
@@ -67,8 +87,13 @@ static const cli_option table[] = {
     {"embedding-bits", 0, "K", "bits of the embedding", CLI_SET, AT(c.embedding_bits), .set = set_bits},
     {"head-bits", 0, "K", "bits of the head, or of the embedding that serves as one", CLI_SET, AT(c.head_bits),
      .set = set_bits},
-    {"encoding", 0, "E", "trellis (default) or int8: every matrix in int8, the near-lossless reference", CLI_SET,
+    {"encoding", 0, "E",
+     "trellis (default), int8 (every matrix; near-lossless) or sparse (layers; half of the weights)", CLI_SET,
      .set = set_encoding},
+    {"sparse-bits", 0, "B", "bits of a weight that a sparse matrix keeps: 8 (default) or 4", CLI_SET,
+     .set = set_sparse_bits},
+    {"sparse-basis", 0, "B", "rotated or plain (default: plain if calibrated, else rotated)", CLI_SET,
+     .set = set_sparse_basis},
     {"effort", 0, "E", "fast, normal (default) or best: see below", CLI_SET, .set = set_effort},
     {"calibrate", 0, "FILE", "text the layers are fitted to: a file, FILE.u16 of 16-bit token ids, default or none",
      CLI_SET, AT(c.calibration), .set = set_text},
@@ -88,8 +113,14 @@ static const cli_option table[] = {
 // Options that exclude or need each other; -1 if all is well.
 static int check(options *o) {
     if (!o->out == !o->name) return cli_usage(&cli_compress, "give one of -o FILE and --name NAME");
-    if ((o->c.ratio > 0) + (o->c.bits > 0) + (o->c.layer_bits > 0) > 1 && !(o->c.layer_bits == UPG_BITS_INT8))
+    if ((o->c.ratio > 0) + (o->c.bits > 0) + (o->c.layer_bits > 0) > 1 && o->c.layer_bits < UPG_BITS_INT8)
         return cli_usage(&cli_compress, "--ratio, --bits and --layer-bits exclude each other");
+    bool sparse = o->c.layer_bits == UPG_BITS_SPARSE;
+    if (!sparse && (o->sparse_bits || o->sparse_basis))
+        return cli_usage(&cli_compress, "--sparse-bits and --sparse-basis belong to --encoding sparse");
+    if (sparse) o->c.layer_bits |= o->sparse_bits ? o->sparse_bits : 8;
+    if (sparse && (o->sparse_basis ? !strcmp(o->sparse_basis, "rotated") : !o->c.calibration))
+        o->c.layer_bits |= UPG_BITS_ROTATED;
     if (!o->c.ratio && !o->c.bits && !o->c.layer_bits) o->c.ratio = 10;
     o->c.memory = o->memory * 1e9;
     return -1;
@@ -102,6 +133,7 @@ static bool on_progress(void *ctx, double done, const char *tensor) {
 
 static const char *bits_name(int bits2) {
     static const char *const names[] = {"2", "2.5", "3", "3.5", "4"};
+    if (bits2 & UPG_BITS_SPARSE) return bits2 & 8 ? "sparse 8" : "sparse 4";
     return bits2 == UPG_BITS_INT8 ? "int8" : bits2 ? names[bits2 - 4] : "as is";
 }
 

@@ -30,6 +30,8 @@ static const char *plain_name(const upg_tensor *t) {
 static void encoding_name(const upg_tensor *t, char out[32]) {
     if (t->encoding == UPG_TRELLIS)
         snprintf(out, 32, "trellis %g", t->s / 2.0);
+    else if (t->encoding == UPG_SPARSE)
+        snprintf(out, 32, "sparse %d%s", t->s, t->unrotated ? "" : " rotated");
     else
         snprintf(out, 32, "%s", plain_name(t));
 }
@@ -67,11 +69,11 @@ static void print_text(const upg_model *m, bool verified) {
     printf("\nvocabulary     %d%s, tokenizer %s, chat template %s\n", c->vocab_size,
            c->tied ? ", head tied to the embedding" : "", m->tokenizer ? "included" : "missing",
            w->chat_template ? "included" : "missing");
-    printf("\n%-48s %8s %8s  %-12s %7s\n", "tensor", "rows", "cols", "encoding", "bits");
+    printf("\n%-48s %8s %8s  %-16s %7s\n", "tensor", "rows", "cols", "encoding", "bits");
     for (size_t i = 0; i < w->n; i++) {
         const upg_tensor *t = &w->tensors[i];
         encoding_name(t, encoding);
-        printf("%-48s %8lld %8lld  %-12s %7.3f\n", cli_plain(t->name, name, sizeof name), (long long)t->rows,
+        printf("%-48s %8lld %8lld  %-16s %7.3f\n", cli_plain(t->name, name, sizeof name), (long long)t->rows,
                (long long)t->cols, encoding, bits_of(t));
     }
     printf("\n%s, %.0f parameters, %.3f bits a parameter, %.2f:1 against FP32\n", cli_bytes(bytes, a), parameters,

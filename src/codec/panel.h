@@ -10,6 +10,11 @@
 #pragma once
 #include "base/base.h"
 
+// block(n) of docs/arithmetic.md: the largest power of two that divides n, at most 256.
+static inline int upg_block(int64_t n) {
+    int64_t b = n & -n;
+    return b < 256 ? (int)b : 256;
+}
 static inline int64_t upg_pad16(int64_t n) {
     return (n + 15) & ~(int64_t)15;
 }

@@ -2,6 +2,7 @@
 // like behind the ones coded before. What is in the journal is taken from the file instead.
 #include "backend/cpu/cpu.h"
 #include "compress/job.h"
+#include "compress/sparse.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -125,12 +126,17 @@ static int decode(coding *c, size_t i, const uint8_t *data, const float *scale, 
     int32_t *work = sign ? upg_alloc((size_t)upg_pool_threads(c->j->pool) * n, sizeof *work, e) : NULL;
     if (work) {
         for (size_t k = 0; k < n; k++) sign[k] = upg_sign(c->j->options->rotation_seed, k);
-        decoding d = {
-            .t = {.encoding = o->encoding, .s = o->s, .rows = o->rows, .cols = o->cols, .data = data, .scale = scale},
-            .sign = sign,
-            .values = values,
-            .work = work,
-            .n = n};
+        decoding d = {.t = {.encoding = o->encoding,
+                            .s = o->s,
+                            .rows = o->rows,
+                            .cols = o->cols,
+                            .data = data,
+                            .scale = scale,
+                            .unrotated = o->unrotated},
+                      .sign = sign,
+                      .values = values,
+                      .work = work,
+                      .n = n};
         upg_pool_run(c->j->pool, decode_task, &d, (int)o->rows);
     }
     free(sign);
@@ -151,7 +157,7 @@ static int code_matrix(coding *c, size_t i, const upg_feedback *f, float *values
         t->error = r->error;
         rc = values ? decode(c, i, data, scale, values, e) : 0;
     } else {
-        rc = upg_encode_matrix(c->en, c->j->source[i], o->encoding, o->s, f, data, scale, values, &t->error, e) ||
+        rc = upg_encode_matrix(c->en, c->j->source[i], o, f, data, scale, values, &t->error, e) ||
                      upg_writer_put(c->w, i, data, scale, e) || record_tensor(c, i, e)
                  ? -1
                  : 0;
@@ -202,7 +208,13 @@ static int factor_inputs(coding *c, upg_runner *r, int op, const upg_moments_opt
                          upg_error *e) {
     upg_moments m;
     upg_feedback_options fo = {feedback_options.damping, cross};
-    return upg_moments_measure(r, op, o, c->j->pool, &m, e) || upg_feedback_new(f, &m, &fo, c->j->pool, e) ? -1 : 0;
+    if (upg_moments_measure(r, op, o, c->j->pool, &m, e)) return -1;
+    bool unrotated = c->j->out[upg_job_output(c->j, c->j->model->program->ops[op + 1].weight)].unrotated;
+    if (unrotated && upg_moments_unrotate(&m, o->rotation_seed, e)) {
+        upg_moments_free(&m);
+        return -1;
+    }
+    return upg_feedback_new(f, &m, &fo, c->j->pool, e);
 }
 
 // Codes the matrices that read what the QUANTISE op at `op` gives.

@@ -53,6 +53,13 @@ static int fixed_bits(const upg_job *j, const char *name) {
     return j->options->layer_bits;
 }
 
+static void set_encoding(upg_writer_tensor *o, int bits) {
+    bool int8 = bits == UPG_BITS_INT8, sparse = bits & UPG_BITS_SPARSE;
+    o->encoding = sparse ? UPG_SPARSE : int8 ? UPG_INT8 : UPG_TRELLIS;
+    o->s = int8 ? 0 : bits & 15;
+    o->unrotated = sparse && !(bits & UPG_BITS_ROTATED);
+}
+
 static bool is_open(const upg_writer_tensor *o) {
     return o->encoding == UPG_TRELLIS && !o->s;
 }
@@ -72,17 +79,14 @@ static int list_tensors(upg_job *j, upg_error *e) {
         if (seen) continue;
         j->parameters += (uint64_t)t->rows * (uint64_t)t->cols;
         upg_writer_tensor *o = &j->out[j->n];
-        *o = (upg_writer_tensor){t->name, t->encoding, 0, t->rows, t->cols};
-        if (t->rows > 1) {
-            int bits = fixed_bits(j, t->name);
-            o->encoding = bits == UPG_BITS_INT8 ? UPG_INT8 : UPG_TRELLIS;
-            o->s = bits == UPG_BITS_INT8 ? 0 : bits;
-        }
+        *o = (upg_writer_tensor){.name = t->name, .encoding = t->encoding, .rows = t->rows, .cols = t->cols};
+        if (t->rows > 1) set_encoding(o, fixed_bits(j, t->name));
         j->importance[j->n] = is_head(j, t->name) ? 4 : 1;
         j->source[j->n++] = t;
     }
     if (j->tokenizer.size)
-        j->out[j->n++] = (upg_writer_tensor){"tokenizer", UPG_BYTES, 0, 1, (int64_t)j->tokenizer.size};
+        j->out[j->n++] = (upg_writer_tensor){
+            .name = "tokenizer", .encoding = UPG_BYTES, .rows = 1, .cols = (int64_t)j->tokenizer.size};
     upg_compress_result *r = j->result;
     r->parameters = j->parameters;
     r->tensors = upg_alloc(j->n, sizeof *r->tensors, e);
@@ -104,6 +108,10 @@ static double budget(const upg_job *j) {
     return o->ratio > 0 ? 4.0 * (double)j->parameters / o->ratio : o->bits * (double)j->parameters / 8;
 }
 
+static int bits_of(const upg_writer_tensor *o) {
+    return o->encoding == UPG_INT8 ? UPG_BITS_INT8 : o->encoding == UPG_SPARSE ? UPG_BITS_SPARSE | o->s : o->s;
+}
+
 // Bits of what is open, so that the file keeps the budget.
 static int plan(upg_job *j, upg_error *e) {
     int rc = 0;
@@ -114,8 +122,7 @@ static int plan(upg_job *j, upg_error *e) {
             if (is_open(&j->out[i])) j->out[i].s = is_head(j, j->out[i].name) ? 8 : 6;
     if (rc) return -1;
     for (size_t i = 0; i < j->n; i++)
-        if (j->source[i] && j->out[i].rows > 1)
-            j->result->tensors[i].bits2 = j->out[i].encoding == UPG_INT8 ? UPG_BITS_INT8 : j->out[i].s;
+        if (j->source[i] && j->out[i].rows > 1) j->result->tensors[i].bits2 = bits_of(&j->out[i]);
     j->result->bytes = planned_size(j);
     return j->result->bytes ? 0 : upg_fail(e, "these tensors make no valid file");
 }

@@ -3,7 +3,8 @@
 #pragma once
 #include "base/base.h"
 
-enum { UPG_BITS_AUTO = 0, UPG_BITS_INT8 = 16 }; // bits are given as 2K: 4..8 for the trellis, 16 for int8
+// Bits are given as 2K: 4..8 for the trellis, 16 for int8. Layers may also be sparse: with the bits of a value, 4 or 8.
+enum { UPG_BITS_AUTO = 0, UPG_BITS_INT8 = 16, UPG_BITS_SPARSE = 32, UPG_BITS_ROTATED = 64 };
 
 typedef enum upg_effort { UPG_EFFORT_NORMAL, UPG_EFFORT_FAST, UPG_EFFORT_BEST } upg_effort;
 
@@ -35,7 +36,7 @@ typedef struct upg_compress_options {
 typedef struct upg_compressed_tensor {
     char *name;
     int64_t rows, cols;
-    int bits2;    // 2K, or 16; 0: stored as it was
+    int bits2;    // 2K, 16, or UPG_BITS_SPARSE with the bits of a value; 0: stored as it was
     double error; // |W - W'|^2 / |W|^2
 } upg_compressed_tensor;
 

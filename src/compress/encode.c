@@ -4,7 +4,8 @@
 // With feedback the columns are coded from the last step of 16 to the first, and each step's targets make up for what
 // the coded ones got wrong.
 #include "compress/encode.h"
-#include "codec/panel.h"
+#include "compress/sparse.h"
+#include "codec/sparse.h"
 #include "program/ops.h"
 #include <cblas.h>
 #include <stdatomic.h>
@@ -25,20 +26,24 @@ struct upg_encoder {
     const upg_tensor *w;
     const upg_feedback *feedback;
     upg_encoding encoding;
-    int s, n, b; // n padded columns in blocks of b
+    int s, n, b;   // n padded columns in blocks of b
+    int task_rows; // of a group of bands; of a superband if sparse
+    bool unrotated;
     uint32_t *sign;
     uint8_t *data;
     float *scale, *values;
     double *errors, *energies; // [groups]
     struct group_work {
-        float *rows;     // [GROUP_ROWS][n] rotated
-        float *target;   // [GROUP_ROWS][n] what is coded: rows times z
-        float *sum;      // [GROUP_ROWS][n] feedback so far
-        float *error;    // [GROUP_ROWS][n] target less what its code stands for
-        uint32_t *codes; // [GROUP][n/16][4*S]
-        int8_t *decoded; // [GROUP_ROWS][n]
-    } * work;            // [threads]
+        float *rows;            // [task_rows][n] rotated
+        float *target;          // [task_rows][n] what is coded: rows times z
+        float *sum;             // [task_rows][n] feedback so far
+        float *error;           // [task_rows][n] target less what its code stands for
+        uint32_t *codes;        // trellis: [GROUP][n/16][4*S]
+        int8_t *decoded;        // [task_rows][n]
+        uint8_t *values, *keep; // sparse: [task_rows][n]
+    } * work;                   // [threads]
     atomic_llong bad_row;
+    atomic_bool no_memory;
 };
 
 upg_encoder *upg_encoder_new(upg_pool *pool, uint64_t rotation_seed, upg_search_mode mode, upg_error *e) {
@@ -65,6 +70,8 @@ static void free_work(upg_encoder *en) {
         free(en->work[i].error);
         free(en->work[i].codes);
         free(en->work[i].decoded);
+        free(en->work[i].values);
+        free(en->work[i].keep);
         en->work[i] = (struct group_work){0};
     }
     free(en->sign);
@@ -84,7 +91,7 @@ void upg_encoder_free(upg_encoder *en) {
 }
 
 static int n_groups(const upg_encoder *en) {
-    return (int)((upg_pad16(en->w->rows) / 16 + GROUP - 1) / GROUP);
+    return (int)((en->w->rows + en->task_rows - 1) / en->task_rows);
 }
 
 static int reserve(upg_encoder *en, upg_error *e) {
@@ -95,10 +102,12 @@ static int reserve(upg_encoder *en, upg_error *e) {
     for (size_t i = 0; i < n; i++) en->sign[i] = upg_sign(en->seed, i);
     for (int i = 0; i < en->n_threads; i++) {
         struct group_work *w = &en->work[i];
-        size_t all = n * GROUP_ROWS;
+        size_t all = n * (size_t)en->task_rows;
         if (!(w->rows = upg_alloc(all, sizeof(float), e)) || !(w->target = upg_alloc(all, sizeof(float), e)) ||
             !(w->sum = upg_alloc(all, sizeof(float), e)) || !(w->error = upg_alloc(all, sizeof(float), e)) ||
             !(w->codes = upg_alloc(n * 2 * GROUP, 4, e)) || !(w->decoded = upg_alloc(all, 1, e)))
+            return -1;
+        if (en->encoding == UPG_SPARSE && (!(w->values = upg_alloc(all, 1, e)) || !(w->keep = upg_alloc(all, 1, e))))
             return -1;
         upg_search **search = en->encoding == UPG_TRELLIS ? &en->search[i * 5 + en->s - UPG_TRELLIS_MIN_S] : NULL;
         if (search && !*search && !(*search = upg_search_new(en->s, NULL, e))) return -1;
@@ -106,7 +115,7 @@ static int reserve(upg_encoder *en, upg_error *e) {
     return 0;
 }
 
-// W' = W diag(sign) H_b / sqrt(b) for one row; padded rows and columns are zero.
+// W' = W diag(sign) H_b / sqrt(b) for one row, or W; padded rows and columns are zero.
 static void rotate_row(upg_encoder *en, int64_t row, float *x) {
     memset(x, 0, (size_t)en->n * sizeof *x);
     if (row >= en->w->rows) return;
@@ -118,16 +127,22 @@ static void rotate_row(upg_encoder *en, int64_t row, float *x) {
             while ((first < 0 || row < first) && !atomic_compare_exchange_weak(&en->bad_row, &first, row)) continue;
             x[i] = 0;
         }
-        x[i] = upg_float(upg_bits(x[i]) ^ en->sign[i]);
     }
+    if (en->unrotated) return;
+    for (int i = 0; i < cols; i++) x[i] = upg_float(upg_bits(x[i]) ^ en->sign[i]);
     hadamard(x, en->n, en->b);
     float norm = 1.0f / sqrtf((float)en->b);
     for (int i = 0; i < en->n; i++) x[i] *= norm;
 }
 
-// A scale the format allows: 0, or 2^-50..2^30 after the other 1/sqrt(b) is included.
+// What a stored scale is multiplied by to be the row's: it includes the other 1/sqrt(b) of the rotation.
+static double basis_norm(const upg_encoder *en) {
+    return en->unrotated ? 1 : sqrt((double)en->b);
+}
+
+// A scale the format allows: 0, or 2^-50..2^30.
 static float stored_scale(const upg_encoder *en, double scale) {
-    float s = (float)(scale / sqrt((double)en->b));
+    float s = (float)(scale / basis_norm(en));
     return s < 0x1p-50f ? 0.0f : s > 0x1p+30f ? 0x1p+30f : s;
 }
 
@@ -227,16 +242,17 @@ static void finish_row(upg_encoder *en, struct group_work *w, int64_t row, int r
         xq += (double)x[i] * q[i];
         qq += (double)q[i] * q[i];
     }
-    if (en->encoding == UPG_TRELLIS && !en->feedback) scale = qq > 0 && xq > 0 ? xq / qq : 0;
+    if (en->encoding != UPG_INT8 && !en->feedback) scale = qq > 0 && xq > 0 ? xq / qq : 0;
     en->scale[row] = stored_scale(en, scale);
-    scale = (double)en->scale[row] * sqrt((double)en->b);
+    scale = (double)en->scale[row] * basis_norm(en);
     *energy += xx;
     *error += xx - 2 * scale * xq + scale * scale * qq;
     if (!en->values) return;
     float *y = w->error + (size_t)r * (size_t)en->n, *out = en->values + (size_t)row * (size_t)en->w->cols;
     for (int i = 0; i < en->n; i++) y[i] = q[i];
-    hadamard(y, en->n, en->b);
-    for (int i = 0; i < en->w->cols; i++) out[i] = upg_float(upg_bits(y[i] * en->scale[row]) ^ en->sign[i]);
+    if (!en->unrotated) hadamard(y, en->n, en->b);
+    for (int i = 0; i < en->w->cols; i++)
+        out[i] = upg_float(upg_bits(y[i] * en->scale[row]) ^ (en->unrotated ? 0 : en->sign[i]));
 }
 
 // Rows to code: the rotated weights, or what makes up for earlier errors instead.
@@ -248,12 +264,34 @@ static void set_targets(upg_encoder *en, struct group_work *w, int rows) {
         memcpy(w->target, w->rows, (size_t)rows * (size_t)en->n * sizeof *w->rows);
 }
 
+// Chooses and stores the blocks of a superband. False if memory is short.
+static bool code_sparse(upg_encoder *en, struct group_work *w, int64_t sb, int rows, float *scale) {
+    upg_sparse_rows s = {.rows = rows,
+                         .n = en->n,
+                         .b = en->b,
+                         .bits = en->s,
+                         .feedback = en->feedback,
+                         .target = w->target,
+                         .sum = w->sum,
+                         .error = w->error,
+                         .codes = w->values,
+                         .keep = w->keep,
+                         .decoded = w->decoded,
+                         .scale = scale};
+    if (upg_sparse_choose(&s, NULL)) return false;
+    for (int g = 0; g < en->n / en->b; g++)
+        upg_sparse_pack(w->values + g * en->b, w->keep + g * en->b, (size_t)en->n, rows / 16, en->b, en->s,
+                        en->data + upg_sparse_offset(en->w->rows, en->w->cols, en->s, sb, g));
+    return true;
+}
+
 static void group_task(void *ctx, int group, int thread) {
     upg_encoder *en = ctx;
     struct group_work *w = &en->work[thread];
     const size_t n = (size_t)en->n;
-    int64_t first = (int64_t)group * GROUP_ROWS, left = upg_pad16(en->w->rows) - first;
-    int rows = left < GROUP_ROWS ? (int)left : GROUP_ROWS;
+    int64_t first = (int64_t)group * en->task_rows, left = upg_pad16(en->w->rows) - first;
+    int rows = left < en->task_rows ? (int)left : en->task_rows;
+    float scales[256];
     for (int r = 0; r < rows; r++) rotate_row(en, first + r, w->rows + (size_t)r * n);
     set_targets(en, w, rows);
     if (en->encoding == UPG_TRELLIS) {
@@ -261,12 +299,18 @@ static void group_task(void *ctx, int group, int thread) {
         for (int band = 0; band < rows / 16; band++)
             store_trellis(en, first / 16 + band, w->codes + (size_t)band * (n / 16) * (size_t)upg_trellis_words(en->s));
     }
+    if (en->encoding == UPG_SPARSE && !code_sparse(en, w, group, rows, scales)) {
+        atomic_store(&en->no_memory, true);
+        return;
+    }
     for (int r = 0; r < rows; r++) {
         const float *x = w->target + (size_t)r * n;
         int8_t *q = w->decoded + (size_t)r * n;
         double scale;
         if (en->encoding == UPG_TRELLIS) {
             scale = trellis_scale(en, x);
+        } else if (en->encoding == UPG_SPARSE) {
+            scale = scales[r];
         } else {
             scale = code_int8_row(x, en->n, q);
             store_int8(en, first / 16 + r / 16, r % 16, q);
@@ -276,18 +320,21 @@ static void group_task(void *ctx, int group, int thread) {
     }
 }
 
-int upg_encode_matrix(upg_encoder *en, const upg_tensor *w, upg_encoding encoding, int s, const upg_feedback *feedback,
+int upg_encode_matrix(upg_encoder *en, const upg_tensor *w, const upg_writer_tensor *as, const upg_feedback *feedback,
                       uint8_t *data, float *scale, float *values, double *error, upg_error *e) {
     en->w = w;
     en->feedback = feedback;
-    en->encoding = encoding;
-    en->s = s;
+    en->encoding = as->encoding;
+    en->s = as->s;
+    en->unrotated = as->unrotated;
+    en->task_rows = as->encoding == UPG_SPARSE ? 256 : GROUP_ROWS;
     en->n = (int)upg_pad16(w->cols);
     en->b = upg_block(en->n);
     en->data = data;
     en->scale = scale;
     en->values = values;
     atomic_store(&en->bad_row, -1);
+    atomic_store(&en->no_memory, false);
     int rc = reserve(en, e), groups = n_groups(en);
     if (!rc) {
         upg_pool_run(en->pool, group_task, en, groups);
@@ -297,6 +344,7 @@ int upg_encode_matrix(upg_encoder *en, const upg_tensor *w, upg_encoding encodin
             energy += en->energies[i];
         }
         *error = energy > 0 ? sum / energy : 0;
+        if (atomic_load(&en->no_memory)) rc = upg_fail(e, "tensor %s: out of memory", w->name);
         if (atomic_load(&en->bad_row) >= 0)
             rc = upg_fail(e, "tensor %s: row %lld has a value that is not finite", w->name,
                           (long long)atomic_load(&en->bad_row));

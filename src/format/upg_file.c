@@ -4,10 +4,6 @@
 #include <string.h>
 #include <xxhash.h>
 
-bool upg_encoding_is_rotated(upg_encoding encoding) {
-    return encoding == UPG_INT8 || encoding == UPG_TRELLIS;
-}
-
 const char *upg_file_name_problem(const char *name, upg_encoding encoding) {
     size_t n = strlen(name);
     if (!n) return "an empty name";

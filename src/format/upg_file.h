@@ -36,7 +36,6 @@ int upg_source_tokenizer(upg_weights *w, const char *folder, upg_error *e);
 
 // Orders w->tensors by name; -1 if two have one.
 int upg_weights_sort(upg_weights *w, const char *name, upg_error *e);
-bool upg_encoding_is_rotated(upg_encoding encoding); // has row scales
 // NULL if a tensor of the model may have this name and encoding in a .upg, otherwise why not.
 const char *upg_file_name_problem(const char *name, upg_encoding encoding);
 // The first row whose scale is not allowed, or rows if all are.

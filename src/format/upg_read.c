@@ -6,6 +6,7 @@
 // and read when it is used. Whether that data is what was written is upg_weights_verify's question.
 #include "format/json.h"
 #include "format/upg_file.h"
+#include "codec/sparse.h"
 #include "codec/trellis.h"
 #include <inttypes.h>
 #include <stdio.h>
@@ -49,6 +50,13 @@ static int parse_bits(const char *s) {
     return 0;
 }
 
+static int parse_sparse(upg_tensor *t, const char *bits, yyjson_val *rotated, const char *file, upg_error *e) {
+    t->s = bits && !strcmp(bits, "4") ? 4 : bits && !strcmp(bits, "8") ? 8 : 0;
+    t->unrotated = !yyjson_get_bool(rotated);
+    if (!t->s) return upg_fail(e, "%s: tensor '%s': bits must be 4 or 8", file, t->name);
+    return yyjson_is_bool(rotated) ? 0 : upg_fail(e, "%s: tensor '%s': rotated is not true or false", file, t->name);
+}
+
 static int parse_hash(yyjson_val *v, uint8_t hash[16], const char *what, const char *tensor, const char *file,
                       upg_error *e) {
     const char *s = upg_json_string(v);
@@ -63,7 +71,8 @@ static int parse_description(upg_tensor *t, yyjson_val *v, const char *file, upg
     const char *encoding = upg_json_string(yyjson_obj_get(v, "encoding"));
     if (!encoding) return upg_fail(e, "%s: tensor '%s': no encoding", file, t->name);
     if (parse_encoding(t, encoding, file, e)) return -1;
-    bool trellis = t->encoding == UPG_TRELLIS, rotated = upg_encoding_is_rotated(t->encoding);
+    bool trellis = t->encoding == UPG_TRELLIS, sparse = t->encoding == UPG_SPARSE,
+         coded = upg_encoding_is_coded(t->encoding);
     const char *problem = upg_file_name_problem(t->name, t->encoding);
     if (problem) return upg_fail(e, "%s: tensor '%s': %s", file, t->name, problem);
     size_t i, max;
@@ -71,18 +80,20 @@ static int parse_description(upg_tensor *t, yyjson_val *v, const char *file, upg
     yyjson_obj_foreach(v, i, max, key, value) {
         const char *k = yyjson_get_str(key);
         if (strcmp(k, "encoding") && strcmp(k, "rows") && strcmp(k, "cols") && strcmp(k, "hash") &&
-            !(rotated && !strcmp(k, "scale_hash")) && !(trellis && !strcmp(k, "bits")))
+            !(coded && !strcmp(k, "scale_hash")) && !((trellis || sparse) && !strcmp(k, "bits")) &&
+            !(sparse && !strcmp(k, "rotated")))
             return upg_fail(e, "%s: tensor '%s': key '%s' is unknown for encoding %s", file, t->name, k, encoding);
     }
     const char *bits = number(yyjson_obj_get(v, "bits"));
     if (trellis && !(t->s = parse_bits(bits)))
         return upg_fail(e, "%s: tensor '%s': bits must be 2, 2.5, 3, 3.5 or 4", file, t->name);
+    if (sparse && parse_sparse(t, bits, yyjson_obj_get(v, "rotated"), file, e)) return -1;
     t->rows = parse_size(number(yyjson_obj_get(v, "rows")));
     t->cols = parse_size(number(yyjson_obj_get(v, "cols")));
     t->bytes = upg_encoded_bytes(t->encoding, t->s, t->rows, t->cols);
     if (!t->bytes) return upg_fail(e, "%s: tensor '%s': rows or cols are missing or not allowed", file, t->name);
     if (parse_hash(yyjson_obj_get(v, "hash"), t->hash, "hash", t->name, file, e)) return -1;
-    if (!rotated) return 0;
+    if (!coded) return 0;
     return parse_hash(yyjson_obj_get(v, "scale_hash"), t->scale_hash, "scale_hash", t->name, file, e);
 }
 
@@ -155,7 +166,7 @@ static int bind_tensor(upg_tensor *t, const upg_safetensors *st, const upg_safet
                         t->bytes);
     if (check_place(st, s, file, e)) return -1;
     t->data = st->data + s->begin;
-    return upg_encoding_is_rotated(t->encoding) ? bind_scale(t, st, refs, file, e) : 0;
+    return upg_encoding_is_coded(t->encoding) ? bind_scale(t, st, refs, file, e) : 0;
 }
 
 static bool is_pad(const upg_safetensors_entry *s) {
@@ -359,6 +370,8 @@ int upg_weights_verify(const upg_weights *w, upg_error *e) {
         if (t->scale && check_hash(t->scale, (size_t)t->rows * 4, t->scale_hash, "row scales", t->name, e)) return -1;
         if (t->encoding == UPG_INT8 && memchr(t->data, 255, t->bytes))
             return upg_fail(e, "tensor '%s': has a byte 255, which stands for no weight", t->name);
+        if (t->encoding == UPG_SPARSE && !upg_sparse_is_valid(t->data, t->rows, t->cols, t->s))
+            return upg_fail(e, "tensor '%s': a block of it is not half full, or has a byte 255", t->name);
     }
     for (size_t i = 0; i < st->n; i++) {
         const upg_safetensors_entry *s = &st->entries[i];

@@ -92,7 +92,7 @@ static int plan_items(plan *p, upg_error *e) {
     for (size_t i = 0; i < p->n; i++) {
         const upg_writer_tensor *t = &p->tensors[i];
         list[n++] = (item){.tensor = i, .bytes = upg_encoded_bytes(t->encoding, t->s, t->rows, t->cols)};
-        if (upg_encoding_is_rotated(t->encoding))
+        if (upg_encoding_is_coded(t->encoding))
             list[n++] = (item){.tensor = i, .is_scale = true, .bytes = (size_t)t->rows * 4};
     }
     lay_out(p, list, n);
@@ -119,9 +119,12 @@ static yyjson_mut_val *describe(yyjson_mut_doc *doc, const upg_writer_tensor *t,
     if (t->encoding == UPG_TRELLIS)
         ok = ok && (t->s % 2 ? yyjson_mut_obj_add_real(doc, v, "bits", t->s * 0.5)
                              : yyjson_mut_obj_add_int(doc, v, "bits", t->s / 2));
+    if (t->encoding == UPG_SPARSE)
+        ok = ok && yyjson_mut_obj_add_int(doc, v, "bits", t->s) &&
+             yyjson_mut_obj_add_bool(doc, v, "rotated", !t->unrotated);
     ok = ok && yyjson_mut_obj_add_int(doc, v, "rows", t->rows) && yyjson_mut_obj_add_int(doc, v, "cols", t->cols) &&
          add_hash(doc, v, "hash", h->data);
-    if (upg_encoding_is_rotated(t->encoding)) ok = ok && add_hash(doc, v, "scale_hash", h->scale);
+    if (upg_encoding_is_coded(t->encoding)) ok = ok && add_hash(doc, v, "scale_hash", h->scale);
     return ok ? v : NULL;
 }
 
@@ -265,7 +268,7 @@ static int copy_tensors(plan *p, const upg_writer_tensor *tensors, size_t n, upg
         const char *problem = upg_file_name_problem(t->name, t->encoding);
         if (problem) return upg_fail(e, "tensor '%s': %s", t->name, problem);
         if (!upg_encoded_bytes(t->encoding, t->s, t->rows, t->cols))
-            return upg_fail(e, "tensor '%s': %s of %lld x %lld (bits a step %d) is not allowed", t->name,
+            return upg_fail(e, "tensor '%s': %s of %lld x %lld (bits %d) is not allowed", t->name,
                             upg_encoding_name(t->encoding), (long long)t->rows, (long long)t->cols, t->s);
         p->tensors[p->n] = *t;
         p->tensors[p->n].name = upg_strdup(t->name, strlen(t->name), e);
@@ -381,13 +384,13 @@ int upg_writer_put(upg_writer *w, size_t i, const void *data, const float *scale
     const plan *p = &w->plan;
     if (i >= p->n) return upg_fail(e, "%s: tensor %zu of %zu", w->path, i, p->n);
     const upg_writer_tensor *t = &p->tensors[i];
-    bool rotated = upg_encoding_is_rotated(t->encoding);
-    if (!data || rotated != (scale != NULL))
+    bool coded = upg_encoding_is_coded(t->encoding);
+    if (!data || coded != (scale != NULL))
         return upg_fail(e, "tensor '%s': %s", t->name,
                         !data     ? "no data"
-                        : rotated ? "no row scales"
+                        : coded   ? "no row scales"
                                   : "has no row scales");
-    int64_t row = rotated ? upg_file_bad_scale(scale, t->rows) : t->rows;
+    int64_t row = coded ? upg_file_bad_scale(scale, t->rows) : t->rows;
     if (row < t->rows)
         return upg_fail(e, "tensor '%s': scale %g of row %lld is neither 0 nor within 2^-50..2^30", t->name,
                         (double)scale[row], (long long)row);
@@ -398,7 +401,7 @@ int upg_writer_put(upg_writer *w, size_t i, const void *data, const float *scale
     const item *it = &p->items[p->data_item[i]];
     upg_file_hash(data, it->bytes, w->hashes[i].data);
     if (write_at(w, data, it->bytes, p->data_start + it->begin, e)) return -1;
-    if (rotated) {
+    if (coded) {
         it = &p->items[p->scale_item[i]];
         upg_file_hash(scale, it->bytes, w->hashes[i].scale);
         if (write_at(w, scale, it->bytes, p->data_start + it->begin, e)) return -1;
@@ -422,7 +425,7 @@ static bool read_item(const upg_writer *w, const item *it, const uint8_t expecte
 bool upg_writer_recover(upg_writer *w, size_t i, const uint8_t data_hash[16], const uint8_t scale_hash[16],
                         void *data, float *scale) {
     const plan *p = &w->plan;
-    if (i >= p->n || w->fd < 0 || upg_encoding_is_rotated(p->tensors[i].encoding) != (scale != NULL)) return false;
+    if (i >= p->n || w->fd < 0 || upg_encoding_is_coded(p->tensors[i].encoding) != (scale != NULL)) return false;
     if (!read_item(w, &p->items[p->data_item[i]], data_hash, data)) return false;
     if (scale && !read_item(w, &p->items[p->scale_item[i]], scale_hash, scale)) return false;
     int none = 0;

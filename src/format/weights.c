@@ -1,7 +1,7 @@
 // Open weights: finding a tensor, sizes of encodings, and which reader a path belongs to (by content, never by name).
 #include "format/gguf.h"
 #include "format/upg_file.h"
-#include "codec/panel.h"
+#include "codec/sparse.h"
 #include "codec/trellis.h"
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +21,7 @@ size_t upg_encoded_bytes(upg_encoding encoding, int s, int64_t rows, int64_t col
     case UPG_INT8: return tiles * 256;
     case UPG_TRELLIS:
         return s < UPG_TRELLIS_MIN_S || s > UPG_TRELLIS_MAX_S ? 0 : tiles * 4 * (size_t)upg_trellis_words(s);
+    case UPG_SPARSE: return s == 4 || s == 8 ? upg_sparse_bytes(rows, cols, s) : 0;
     case UPG_BYTES: return rows == 1 ? n : 0;
     case UPG_GGML: return 0; // never written
     }
@@ -34,10 +35,15 @@ const char *upg_encoding_name(upg_encoding encoding) {
     case UPG_BF16: return "BF16";
     case UPG_INT8: return "int8";
     case UPG_TRELLIS: return "trellis";
+    case UPG_SPARSE: return "sparse";
     case UPG_BYTES: return "bytes";
     case UPG_GGML: return "GGUF blocks";
     }
     return "unknown";
+}
+
+bool upg_encoding_is_coded(upg_encoding encoding) {
+    return encoding == UPG_INT8 || encoding == UPG_TRELLIS || encoding == UPG_SPARSE;
 }
 
 static int by_name(const void *a, const void *b) {

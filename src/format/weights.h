@@ -10,6 +10,7 @@ typedef enum upg_encoding {
     UPG_BF16,
     UPG_INT8,    // rotated basis, one scale a row; codec/panel.h
     UPG_TRELLIS, // rotated basis, one scale a row; codec/trellis.h
+    UPG_SPARSE,  // half of the weights, one scale a row; codec/sparse.h
     UPG_BYTES,   // raw bytes: the packed tokenizer
     UPG_GGML,    // blocks of a GGUF type (ggml_type); format/ggml.h
 } upg_encoding;
@@ -17,14 +18,15 @@ typedef enum upg_encoding {
 typedef struct upg_tensor {
     const char *name;
     upg_encoding encoding;
-    int s;              // trellis: bits a step (2K); else 0
+    int s;              // trellis: bits a step (2K); sparse: bits of a value, 4 or 8; else 0
+    bool unrotated;     // sparse: its inputs are not rotated
     uint32_t ggml_type; // GGML
     int rope_heads; // nonzero: this many heads whose rows are stored as interleaved RoPE pairs; read in order of halves
     int64_t rows, cols; // a vector of n values is 1 x n; sizes are at most 2^31-1 each and rows*cols at most 2^40
     const uint8_t
         *data; // [bytes], the encoding's own layout; 64-byte aligned in .upg files, any alignment in safetensors
     size_t bytes;
-    const float *scale; // [rows], INT8 and TRELLIS only: +0 or within 2^-50..2^30
+    const float *scale; // [rows], coded matrices only: +0 or within 2^-50..2^30
     uint8_t hash[16];   // .upg: XXH3-128 of data, as recorded (canonical big-endian)
     uint8_t scale_hash[16];
 } upg_tensor;
@@ -70,6 +72,7 @@ void upg_weights_release(const upg_weights *w, const upg_tensor *t);
 // Bytes of a tensor in an encoding, padding included; 0 if the shape is not allowed.
 size_t upg_encoded_bytes(upg_encoding encoding, int s, int64_t rows, int64_t cols);
 const char *upg_encoding_name(upg_encoding encoding);
+bool upg_encoding_is_coded(upg_encoding encoding); // a matrix of small integers with row scales
 
 // Writing a .upg: a temporary file, tensors put one by one (their shapes declared beforehand, so that the header's size
 // is known), then fsync and rename. Nothing of the target's name exists before it is whole.
@@ -79,6 +82,7 @@ typedef struct upg_writer_tensor {
     upg_encoding encoding;
     int s;
     int64_t rows, cols;
+    bool unrotated; // sparse
 } upg_writer_tensor;
 // config, chat_template (may be NULL) and the tensor list are copied. The file's exact size is known from here on.
 // The temporary file lies beside the target and is removed when writing stops.
@@ -93,7 +97,7 @@ size_t upg_writer_size(const upg_writer *w);
 // The size the file would have, without writing anything (upg_writer_new's arguments).
 size_t upg_writer_plan(const char *config, const char *chat_template, const upg_writer_tensor *tensors, size_t n,
                        size_t report_room);
-// Tensor i's data (upg_encoded_bytes) and, for rotated encodings, its row scales. Any order, any thread, each once.
+// Tensor i's data (upg_encoded_bytes) and, for coded matrices, the row scales. Any order, any thread, each once.
 int upg_writer_put(upg_writer *w, size_t i, const void *data, const float *scale, upg_error *e);
 // The hashes of tensor i as it was put; scale is zero where there are no row scales.
 void upg_writer_hashes(const upg_writer *w, size_t i, uint8_t data[16], uint8_t scale[16]);

@@ -2,6 +2,7 @@
 // tables.
 #pragma once
 #include "arch/config.h"
+#include "codec/panel.h"
 #include <string.h>
 
 #define UPG_GUARD_HIGH 0x58800000u // bits of 2^50
@@ -18,12 +19,6 @@ static inline float upg_float(uint32_t u) {
     float x;
     memcpy(&x, &u, sizeof x);
     return x;
-}
-
-// block(n) of docs/arithmetic.md: the largest power of two that divides n, at most 256.
-static inline int upg_block(int n) {
-    int b = n & -n;
-    return b < 256 ? b : 256;
 }
 
 static inline uint64_t upg_splitmix64(uint64_t seed, uint64_t i) {

@@ -127,13 +127,16 @@ static inline void hadamard(float *v, int n, int b) {
 }
 
 // Section 4, steps 1 and 2. x: [cols]; sign: [cols] 0 or 0x80000000; work: [n]; q: [n]; d, q_sum: [n/b], q_sum the sum
-// of a group's q.
+// of a group's q. sign NULL: the input is not rotated.
 static inline uint32_t op_quantise(const float *x, int cols, int n, int b, const uint32_t *sign, float *work, int8_t *q,
                                    uint8_t *d, int32_t *q_sum, float *m) {
     uint32_t flag = 0;
-    for (int i = 0; i < cols; i++) work[i] = upg_float(upg_bits(guard(x[i], &flag)) ^ sign[i]);
+    for (int i = 0; i < cols; i++) work[i] = guard(x[i], &flag);
     for (int i = cols; i < n; i++) work[i] = 0.0f;
-    hadamard(work, n, b);
+    if (sign) {
+        for (int i = 0; i < cols; i++) work[i] = upg_float(upg_bits(work[i]) ^ sign[i]);
+        hadamard(work, n, b);
+    }
     uint32_t mb = max_bits(work, n);
     if (mb < UPG_GUARD_LOW) {
         memset(q, 0, (size_t)n);

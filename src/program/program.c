@@ -24,7 +24,7 @@ int upg_program_weight(upg_program *p, int64_t rows, int64_t cols, upg_error *e,
     if (t->rows != rows || t->cols != cols)
         return upg_fail(e, "tensor %s: shape %lld x %lld, but the config asks for %lld x %lld", name,
                         (long long)t->rows, (long long)t->cols, (long long)rows, (long long)cols);
-    bool coded = t->encoding == UPG_INT8 || t->encoding == UPG_TRELLIS;
+    bool coded = upg_encoding_is_coded(t->encoding);
     if (t->encoding == UPG_BYTES || (rows == 1 && coded) || (rows > 1 && p->source->compressed && !coded))
         return upg_fail(e, "tensor %s: encoding %s is not allowed here", name, upg_encoding_name(t->encoding));
     const upg_tensor **weights = upg_resize(p->weights, (size_t)p->n_weights + 1, sizeof *weights, e);
@@ -46,10 +46,17 @@ int upg_program_linear(upg_program *p, int in, int out, const int *weights, int 
     int n = p->widths[in], col = 0;
     if (n > UPG_MAX_INPUTS) return upg_fail(e, "%d inputs of a linear layer: at most %d", n, UPG_MAX_INPUTS);
     if (n > p->max_inputs) p->max_inputs = n;
-    if (upg_program_op(p, (upg_op){.kind = UPG_OP_QUANTISE, .in = in, .out = in, .n = n, .weight = -1}, e) < 0)
-        return -1;
     for (int i = 0; i < n_weights; i++) {
         if (weights[i] < 0) return -1;
+        const upg_tensor *first = p->weights[weights[0]], *t = p->weights[weights[i]];
+        if (t->unrotated != first->unrotated)
+            return upg_fail(e, "tensors %s and %s read the same input, but only one of them is rotated", first->name,
+                            t->name);
+    }
+    upg_op quantise = {.kind = UPG_OP_QUANTISE, .in = in, .out = in, .n = n, .weight = -1};
+    quantise.unrotated = p->weights[weights[0]]->unrotated;
+    if (upg_program_op(p, quantise, e) < 0) return -1;
+    for (int i = 0; i < n_weights; i++) {
         upg_op op = {.kind = UPG_OP_LINEAR, .in = in, .out = out, .out_col = col, .n = n, .weight = weights[i]};
         if (upg_program_op(p, op, e) < 0) return -1;
         col += (int)p->weights[weights[i]]->rows;

@@ -30,6 +30,7 @@ typedef struct upg_op {
     int window;  // ATTENTION: the layer's sliding window, or 0
     int weight;  // index into weights, or -1
     int layer;
+    bool unrotated; // QUANTISE: the LINEAR ops that follow are sparse matrices in their inputs' own basis
 } upg_op;
 
 typedef struct upg_program {

@@ -30,6 +30,19 @@ static subject halves = {
     .name = "halves", .file = "halves.upg", SMALL, .options = {.layer_bits = 5, .head_bits = 7, .rotation_seed = 9}};
 static subject low = {
     .name = "low", .file = "low.upg", SMALL, .options = {.layer_bits = 4, .head_bits = 6, .rotation_seed = 77}};
+static subject sparse8 = {
+    .name = "sparse8",
+    .file = "sparse8.upg",
+    SMALL,
+    .options = {.layer_bits = UPG_BITS_SPARSE | UPG_BITS_ROTATED | 8, .head_bits = UPG_BITS_INT8}};
+static subject sparse4 = {
+    .name = "sparse4", .file = "sparse4.upg", SMALL, .options = {.layer_bits = UPG_BITS_SPARSE | 4, .head_bits = 7}};
+static subject sparse_head = {.name = "sparse_head",
+                              .file = "sparse_head.upg",
+                              TINY = "tests/vectors/arch/qwen3",
+                              .options = {.layer_bits = UPG_BITS_SPARSE | 8,
+                                          .embedding_bits = UPG_BITS_SPARSE | 4,
+                                          .head_bits = UPG_BITS_SPARSE | UPG_BITS_ROTATED | 4}};
 static subject large_int8 = {.name = "large_int8",
                              .file = "large.upg",
                              .source = "models/tales",
@@ -54,8 +67,9 @@ static subject llama = {.name = "llama", .file = "llama.upg", TINY = "tests/vect
 static subject qwen2 = {
     .name = "qwen2", .file = "qwen2.upg", TINY = "tests/vectors/arch/qwen2", .options = {.layer_bits = 5}};
 static subject qwen3 = {.name = "qwen3", .file = "qwen3.upg", TINY = "tests/vectors/arch/qwen3", .options = INT8};
-static subject *const subjects[] = {&int8,    &allocated, &halves,   &low,   &large_int8, &embedded, &smollm2,
-                                    &mistral, &phi3,      &phi4mini, &llama, &qwen2,      &qwen3};
+static subject *const subjects[] = {&int8,        &allocated,  &halves,   &low,     &sparse8, &sparse4,
+                                    &sparse_head, &large_int8, &embedded, &smollm2, &mistral, &phi3,
+                                    &phi4mini,    &llama,      &qwen2,    &qwen3};
 
 static const char *const isas[] = {"scalar", "avx2", "avx512"};
 static bool has_isa(const char *isa) {
@@ -352,9 +366,9 @@ static int free_all(void **state) {
 #define ON(test, m)                                                                                                    \
     { #test ", " #m, test, NULL, NULL, &m }
 #define ON_EACH(test)                                                                                                  \
-    ON(test, int8), ON(test, allocated), ON(test, halves), ON(test, low), ON(test, large_int8), ON(test, embedded),    \
-        ON(test, smollm2), ON(test, mistral), ON(test, phi3), ON(test, phi4mini), ON(test, llama), ON(test, qwen2),    \
-        ON(test, qwen3)
+    ON(test, int8), ON(test, allocated), ON(test, halves), ON(test, low), ON(test, sparse8), ON(test, sparse4),        \
+        ON(test, sparse_head), ON(test, large_int8), ON(test, embedded), ON(test, smollm2), ON(test, mistral),         \
+        ON(test, phi3), ON(test, phi4mini), ON(test, llama), ON(test, qwen2), ON(test, qwen3)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
@@ -365,6 +379,8 @@ int main(void) {
         ON(sequences_mixed_in_batches, int8),
         ON(sequences_mixed_in_batches, halves),
         ON(sequences_mixed_in_batches, embedded),
+        ON(sequences_mixed_in_batches, sparse8),
+        ON(sequences_mixed_in_batches, sparse4),
         ON(sequences_mixed_in_batches, phi4mini),
         ON(sequences_mixed_in_batches, qwen2),
         ON(sequences_mixed_in_batches, qwen3),

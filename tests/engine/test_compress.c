@@ -68,6 +68,7 @@ static void bytes_depend_on_options_alone(void **state) {
         same_bytes((upg_compress_options){.layer_bits = bits2, .head_bits = 12 - bits2}, bits2 == 5 && !SANITIZED);
     same_bytes((upg_compress_options){.layer_bits = UPG_BITS_INT8, .head_bits = UPG_BITS_INT8},
                true); // quick everywhere
+    same_bytes((upg_compress_options){.layer_bits = UPG_BITS_SPARSE | 4, .head_bits = UPG_BITS_INT8}, true);
     if (SANITIZED) return;
     same_bytes((upg_compress_options){.bits = 4.8, .rotation_seed = 5}, false);
     same_bytes((upg_compress_options){.layer_bits = 6, .exact_search = true}, false);
@@ -128,8 +129,14 @@ static void errors_are_small_and_hashes_right(void **state) {
     const struct {
         int bits2;
         double least, most; // of |W - W'|^2 / |W|^2
-    } levels[] = {{4, 0.05, 0.10},   {5, 0.025, 0.055}, {6, 0.013, 0.028},
-                  {7, 0.007, 0.015}, {8, 0.004, 0.008}, {UPG_BITS_INT8, 1e-6, 1e-4}};
+    } levels[] = {{4, 0.05, 0.10},
+                  {5, 0.025, 0.055},
+                  {6, 0.013, 0.028},
+                  {7, 0.007, 0.015},
+                  {8, 0.004, 0.008},
+                  {UPG_BITS_INT8, 1e-6, 1e-4},
+                  {UPG_BITS_SPARSE | UPG_BITS_ROTATED | 8, 1e-3, 0.08},
+                  {UPG_BITS_SPARSE | 4, 1e-3, 0.12}};
     for (size_t i = 0; i < COUNT(levels); i++) {
         char path[256];
         upg_error e = {""};
@@ -138,7 +145,7 @@ static void errors_are_small_and_hashes_right(void **state) {
         for (size_t k = 0; k < r.n; k++) {
             const upg_compressed_tensor *t = &r.tensors[k];
             if (t->rows == 1 || !t->bits2) continue;
-            assert_int_equal(t->bits2, levels[i].bits2);
+            assert_int_equal(t->bits2, levels[i].bits2 & ~UPG_BITS_ROTATED);
             if (!(t->error > levels[i].least && t->error < levels[i].most))
                 fail_msg("%s: error %g at 2K = %d", t->name, t->error, t->bits2);
         }

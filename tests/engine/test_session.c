@@ -278,15 +278,17 @@ static void write_tiny(const char *path) {
                                            "mlp.down_proj"};
     static const char *const norms[] = {"input_layernorm", "post_attention_layernorm"};
     char names[LAYERS * 9][64];
-    upg_writer_tensor t[LAYERS * 9 + 3] = {{"model.embed_tokens.weight", UPG_INT8, 0, VOCAB, WIDTH},
-                                           {"lm_head.weight", UPG_INT8, 0, VOCAB, WIDTH},
-                                           {"model.norm.weight", UPG_F32, 0, 1, WIDTH}};
+    upg_writer_tensor t[LAYERS * 9 + 3] = {
+        {.name = "model.embed_tokens.weight", .encoding = UPG_INT8, .rows = VOCAB, .cols = WIDTH},
+        {.name = "lm_head.weight", .encoding = UPG_INT8, .rows = VOCAB, .cols = WIDTH},
+        {.name = "model.norm.weight", .encoding = UPG_F32, .rows = 1, .cols = WIDTH}};
     size_t n = 3;
     for (int layer = 0; layer < LAYERS; layer++)
         for (int i = 0; i < 9; i++, n++) {
             snprintf(names[n - 3], sizeof names[0], "model.layers.%d.%s.weight", layer,
                      i < 7 ? matrices[i] : norms[i - 7]);
-            t[n] = (upg_writer_tensor){names[n - 3], i < 7 ? UPG_INT8 : UPG_F32, 0, i < 7 ? WIDTH : 1, WIDTH};
+            t[n] = (upg_writer_tensor){
+                .name = names[n - 3], .encoding = i < 7 ? UPG_INT8 : UPG_F32, .rows = i < 7 ? WIDTH : 1, .cols = WIDTH};
         }
     upg_error e = {""};
     upg_writer *w = upg_writer_new(path, TINY, NULL, 42, t, n, 0, &e);
@@ -390,8 +392,13 @@ static void write_edited(const char *path, const edit *x) {
         const upg_tensor *o = &w.tensors[i];
         if (x->drop && !strcmp(o->name, x->drop)) continue;
         bool turned = x->transpose && !strcmp(o->name, x->transpose);
-        t[n] = (upg_writer_tensor){o->name, o->encoding, o->s, turned ? o->cols : o->rows, turned ? o->rows : o->cols};
-        if (x->as_vector && !strcmp(o->name, x->as_vector)) t[n] = (upg_writer_tensor){o->name, UPG_F32, 0, 1, 64};
+        t[n] = (upg_writer_tensor){.name = o->name,
+                                   .encoding = o->encoding,
+                                   .s = o->s,
+                                   .rows = turned ? o->cols : o->rows,
+                                   .cols = turned ? o->rows : o->cols};
+        if (x->as_vector && !strcmp(o->name, x->as_vector))
+            t[n] = (upg_writer_tensor){.name = o->name, .encoding = UPG_F32, .rows = 1, .cols = 64};
         from[n++] = o;
     }
     char *config = edited_config(&w, x);

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "codec/sparse.h"
 #include "format/weights.h"
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
@@ -93,8 +94,20 @@ static inline uint8_t *random_bytes(size_t n, uint64_t seed) {
     return p;
 }
 
-static inline bool is_rotated(upg_encoding k) {
-    return k == UPG_INT8 || k == UPG_TRELLIS;
+// Valid data of any tensor: a sparse one has every other bit of the bands that are there.
+static inline uint8_t *random_data(const upg_writer_tensor *t, uint64_t seed) {
+    uint8_t *data = random_bytes(upg_encoded_bytes(t->encoding, t->s, t->rows, t->cols), seed);
+    if (t->encoding != UPG_SPARSE) return data;
+    int64_t n = upg_pad16(t->cols);
+    int b = upg_block(n);
+    for (int64_t sb = 0; sb * 256 < t->rows; sb++)
+        for (int64_t g = 0; g < n / b; g++) {
+            int nb = upg_superband_bands(t->rows, sb);
+            uint8_t *masks =
+                data + upg_sparse_offset(t->rows, t->cols, t->s, sb, g) + upg_sparse_values(nb, b) * (size_t)t->s / 8;
+            for (int i = 0; i < 32 * b; i++) masks[i] = i % 8 < nb / 2 ? 0x55 : i % 8 < (nb + 1) / 2 ? 0x05 : 0;
+        }
+    return data;
 }
 
 static inline float *random_scale(int64_t rows, uint64_t seed) {
@@ -111,8 +124,8 @@ static inline void put_all(upg_writer *w, const upg_writer_tensor *t, size_t n, 
     upg_error e = {""};
     for (size_t k = 0; k < n; k++) {
         size_t i = n - 1 - k; // any order will do
-        uint8_t *data = random_bytes(upg_encoded_bytes(t[i].encoding, t[i].s, t[i].rows, t[i].cols), seed + i);
-        float *scale = is_rotated(t[i].encoding) ? random_scale(t[i].rows, seed + i) : NULL;
+        uint8_t *data = random_data(&t[i], seed + i);
+        float *scale = upg_encoding_is_coded(t[i].encoding) ? random_scale(t[i].rows, seed + i) : NULL;
         if (upg_writer_put(w, i, data, scale, &e)) fail_msg("%s", e.message);
         free(data);
         free(scale);
@@ -146,4 +159,6 @@ static const upg_writer_tensor small_model[] = {
     {.name = "b.weight", .encoding = UPG_INT8, .rows = 3, .cols = 20},
     {.name = "norm.weight", .encoding = UPG_F32, .rows = 1, .cols = 5},
     {.name = "tokenizer", .encoding = UPG_BYTES, .rows = 1, .cols = 77},
+    {.name = "c.weight", .encoding = UPG_SPARSE, .s = 8, .rows = 5, .cols = 20, .unrotated = true},
+    {.name = "d.weight", .encoding = UPG_SPARSE, .s = 4, .rows = 17, .cols = 33},
 };

@@ -3,18 +3,21 @@
 #include <pthread.h>
 #include "format/safetensors.h"
 
-enum { N_SHAPES = 6, N_KINDS = 9, N_ALL = N_SHAPES * N_KINDS + 1 };
+enum { N_SHAPES = 6, N_KINDS = 13, N_ALL = N_SHAPES * N_KINDS + 1 };
 
-// Every encoding (the trellis at each rate) in odd and even, tiny and page-sized shapes, and a tokenizer.
+// Every encoding (the trellis at each rate, sparse in both bases) in odd and even, tiny and page-sized shapes, and a
+// tokenizer.
 static void all_encodings(upg_writer_tensor t[N_ALL], char names[N_ALL][64]) {
     static const int64_t shapes[N_SHAPES][2] = {{1, 1}, {17, 33}, {257, 172}, {1, 4096}, {300, 1}, {512, 256}};
     size_t n = 0;
     for (int i = 0; i < N_SHAPES; i++)
         for (int k = 0; k < N_KINDS; k++, n++) {
-            upg_encoding encoding = k < 4 ? (upg_encoding)k : UPG_TRELLIS;
+            upg_encoding encoding = k < 4 ? (upg_encoding)k : k < 9 ? UPG_TRELLIS : UPG_SPARSE;
             snprintf(names[n], 64, "layers.%d.kind.%d", i, k);
-            t[n] = (upg_writer_tensor){
-                .name = names[n], .encoding = encoding, .s = k < 4 ? 0 : k, .rows = shapes[i][0], .cols = shapes[i][1]};
+            t[n] =
+                (upg_writer_tensor){.name = names[n], .encoding = encoding, .rows = shapes[i][0], .cols = shapes[i][1]};
+            t[n].s = k < 4 ? 0 : k < 9 ? k : k < 11 ? 4 : 8;
+            t[n].unrotated = k > 8 && k % 2;
         }
     t[n] = (upg_writer_tensor){.name = "tokenizer", .encoding = UPG_BYTES, .rows = 1, .cols = 12345};
 }
@@ -29,6 +32,12 @@ static void encoded_bytes_are_those_of_padded_tiles(void **state) {
     assert_int_equal(upg_encoded_bytes(UPG_TRELLIS, 6, 100352, 5120), (size_t)100352 * 5120 * 3 / 8);
     assert_int_equal(upg_encoded_bytes(UPG_TRELLIS, 3, 16, 16), 0);
     assert_int_equal(upg_encoded_bytes(UPG_TRELLIS, 9, 16, 16), 0);
+    assert_int_equal(upg_encoded_bytes(UPG_SPARSE, 8, 5120, 5120), (size_t)5120 * 5120 * 5 / 8);
+    assert_int_equal(upg_encoded_bytes(UPG_SPARSE, 4, 5120, 5120), (size_t)5120 * 5120 * 3 / 8);
+    assert_int_equal(upg_encoded_bytes(UPG_SPARSE, 8, 17, 172), 11 * (2 * 8 * 16 + 32 * 16));
+    assert_int_equal(upg_encoded_bytes(UPG_SPARSE, 4, 257, 256), (16 + 1) * 4 * 256 + 2 * 32 * 256);
+    assert_int_equal(upg_encoded_bytes(UPG_SPARSE, 6, 16, 16), 0);
+    assert_true(upg_encoded_bytes(UPG_SPARSE, 8, 1, INT32_MAX) > (size_t)INT32_MAX);
     assert_int_equal(upg_encoded_bytes(UPG_BYTES, 0, 2, 5), 0);
     assert_int_equal(upg_encoded_bytes(UPG_F32, 0, 0, 5), 0);
     assert_int_equal(upg_encoded_bytes(UPG_F32, 0, 5, -1), 0);
@@ -48,10 +57,11 @@ static void check_tensor(const upg_weights *w, const upg_writer_tensor *want, ui
     assert_int_equal(t->cols, want->cols);
     assert_int_equal(t->bytes, upg_encoded_bytes(want->encoding, want->s, want->rows, want->cols));
     assert_int_equal((uintptr_t)t->data % 64, 0);
-    uint8_t *data = random_bytes(t->bytes, seed);
+    assert_int_equal(t->unrotated, want->unrotated);
+    uint8_t *data = random_data(want, seed);
     assert_memory_equal(t->data, data, t->bytes);
     free(data);
-    if (!is_rotated(t->encoding)) {
+    if (!upg_encoding_is_coded(t->encoding)) {
         assert_null(t->scale);
         return;
     }
@@ -189,8 +199,8 @@ static void *put_some(void *arg) {
     put_job *job = arg;
     for (size_t i = job->first; i < N_ALL; i += N_THREADS) {
         const upg_writer_tensor *t = &job->t[i];
-        uint8_t *data = random_bytes(upg_encoded_bytes(t->encoding, t->s, t->rows, t->cols), 7 + i);
-        float *scale = is_rotated(t->encoding) ? random_scale(t->rows, 7 + i) : NULL;
+        uint8_t *data = random_data(t, 7 + i);
+        float *scale = upg_encoding_is_coded(t->encoding) ? random_scale(t->rows, 7 + i) : NULL;
         job->failures += upg_writer_put(job->w, i, data, scale, NULL) != 0;
         free(data);
         free(scale);

@@ -155,8 +155,8 @@ static void misuse_is_refused_with_a_reason(void **state) {
     assert_non_null(w);
     uint8_t *data = random_bytes(upg_encoded_bytes(UPG_TRELLIS, 5, 17, 33), 1);
     float *scale = random_scale(17, 1);
-    assert_int_equal(upg_writer_put(w, 4, data, NULL, &e), -1);
-    assert_message(e, "tensor 4 of 4");
+    assert_int_equal(upg_writer_put(w, 6, data, NULL, &e), -1);
+    assert_message(e, "tensor 6 of 6");
     assert_int_equal(upg_writer_put(w, 0, data, NULL, &e), -1);
     assert_message(e, "'a.weight': no row scales");
     assert_int_equal(upg_writer_put(w, 2, data, scale, &e), -1);
@@ -205,26 +205,32 @@ static void models_that_could_not_be_read_are_not_written(void **state) {
         upg_writer_tensor t;
         const char *reason;
     } cases[] = {
-        {"{}", NULL, {"", UPG_F32, 0, 1, 1}, "an empty name"},
-        {"{}", NULL, {"__metadata__", UPG_F32, 0, 1, 1}, "a name that safetensors reserves"},
-        {"{}", NULL, {"pad.7", UPG_F32, 0, 1, 1}, "reserved for padding"},
-        {"{}", NULL, {"x.scale", UPG_F32, 0, 1, 1}, "reserved for row scales"},
-        {"{}", NULL, {"tokenizer", UPG_F32, 0, 1, 1}, "belong together"},
-        {"{}", NULL, {"bytes", UPG_BYTES, 0, 1, 1}, "belong together"},
-        {"{}", NULL, {"x", UPG_TRELLIS, 9, 1, 1}, "is not allowed"},
-        {"{}", NULL, {"x", UPG_F32, 0, 0, 1}, "is not allowed"},
-        {"{}", NULL, {"x", UPG_F32, 0, (int64_t)1 << 40, 1}, "is not allowed"},
-        {"{}", NULL, {"x", (upg_encoding)99, 0, 1, 1}, "is not allowed"},
-        {"{}", NULL, {"norm", UPG_F32, 0, 1, 1}, "'norm' is there twice"},
-        {"{}", NULL, {"\xff", UPG_F32, 0, 1, 1}, "utf-8"},
-        {"{}", "\xc0", {"x", UPG_F32, 0, 1, 1}, "utf-8"},
-        {"[]", NULL, {"x", UPG_F32, 0, 1, 1}, "config: not a JSON object"},
-        {"{\"a\":1,\"a\":1}", NULL, {"x", UPG_F32, 0, 1, 1}, "config: duplicate key 'a'"},
+        {"{}", NULL, {.name = "", .encoding = UPG_F32, .rows = 1, .cols = 1}, "an empty name"},
+        {"{}",
+         NULL,
+         {.name = "__metadata__", .encoding = UPG_F32, .rows = 1, .cols = 1},
+         "a name that safetensors reserves"},
+        {"{}", NULL, {.name = "pad.7", .encoding = UPG_F32, .rows = 1, .cols = 1}, "reserved for padding"},
+        {"{}", NULL, {.name = "x.scale", .encoding = UPG_F32, .rows = 1, .cols = 1}, "reserved for row scales"},
+        {"{}", NULL, {.name = "tokenizer", .encoding = UPG_F32, .rows = 1, .cols = 1}, "belong together"},
+        {"{}", NULL, {.name = "bytes", .encoding = UPG_BYTES, .rows = 1, .cols = 1}, "belong together"},
+        {"{}", NULL, {.name = "x", .encoding = UPG_TRELLIS, .s = 9, .rows = 1, .cols = 1}, "is not allowed"},
+        {"{}", NULL, {.name = "x", .encoding = UPG_F32, .rows = 0, .cols = 1}, "is not allowed"},
+        {"{}", NULL, {.name = "x", .encoding = UPG_F32, .rows = (int64_t)1 << 40, .cols = 1}, "is not allowed"},
+        {"{}", NULL, {.name = "x", .encoding = (upg_encoding)99, .rows = 1, .cols = 1}, "is not allowed"},
+        {"{}", NULL, {.name = "norm", .encoding = UPG_F32, .rows = 1, .cols = 1}, "'norm' is there twice"},
+        {"{}", NULL, {.name = "\xff", .encoding = UPG_F32, .rows = 1, .cols = 1}, "utf-8"},
+        {"{}", "\xc0", {.name = "x", .encoding = UPG_F32, .rows = 1, .cols = 1}, "utf-8"},
+        {"[]", NULL, {.name = "x", .encoding = UPG_F32, .rows = 1, .cols = 1}, "config: not a JSON object"},
+        {"{\"a\":1,\"a\":1}",
+         NULL,
+         {.name = "x", .encoding = UPG_F32, .rows = 1, .cols = 1},
+         "config: duplicate key 'a'"},
     };
     char dir[64], path[256];
     path_in(path, temporary_folder(dir), "m.upg");
     for (size_t i = 0; i < COUNT(cases); i++) {
-        upg_writer_tensor t[] = {{"norm", UPG_F32, 0, 1, 1}, cases[i].t};
+        upg_writer_tensor t[] = {{.name = "norm", .encoding = UPG_F32, .rows = 1, .cols = 1}, cases[i].t};
         upg_error e = {""};
         assert_null(upg_writer_new(path, cases[i].config, cases[i].chat_template, 1, t, 2, 0, &e));
         assert_message(e, cases[i].reason);

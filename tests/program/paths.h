@@ -132,7 +132,8 @@ static inline void linear_rows(const upg_cpu_kernels *k, const upg_tensor *w, co
                                int64_t sb, float *y, size_t y_stride) {
     static _Alignas(64) uint8_t panel[UPG_PANEL_BYTES + 64];
     static _Alignas(64) int32_t total[MAX_BATCH * 256];
-    upg_scratch scratch = {panel, total, NULL};
+    static _Alignas(64) uint8_t values[UPG_SPARSE_VALUES + UPG_SPARSE_OVERRUN];
+    upg_scratch scratch = {panel, values, total, NULL};
     size_t groups = (size_t)(x->n / x->b), r = (size_t)first;
     upg_linear l = {.w = w,
                     .n = x->n,

@@ -22,15 +22,43 @@ typedef enum fill {
     HIGHEST
 } fill; // LOWEST: every weight -127; HIGHEST: int8 127, trellis words all ones
 
+// What S stands for below: 4..8 a trellis, 0 int8, and sparse values of 8 or 4 bits.
+enum { SPARSE8 = -8, SPARSE4 = -4 };
+
+// Blocks that keep a random half of their weights (LOWEST, HIGHEST: every other one).
+static void fill_sparse(uint8_t *data, const upg_tensor *w, fill how) {
+    static uint8_t codes[65536], keep[65536];
+    int n = (int)upg_pad16(w->cols), b = upg_block(n);
+    for (int64_t sb = 0; sb < superbands(w); sb++)
+        for (int g = 0; g < n / b; g++) {
+            int nb = upg_superband_bands(w->rows, sb), total = nb * 16 * b;
+            for (int i = 0; i < total; i++) {
+                int lowest = w->s == 4 ? 15 : 0, highest = w->s == 4 ? 7 : 254, limit = w->s == 4 ? 16 : 255;
+                codes[i] = (uint8_t)(how == RANDOM ? random_below(limit) : how == LOWEST ? lowest : highest);
+                keep[i] = i % 2;
+            }
+            for (int i = total - 1; i > 0 && how == RANDOM; i--) {
+                int other = random_below(i + 1);
+                uint8_t swap = keep[i];
+                keep[i] = keep[other];
+                keep[other] = swap;
+            }
+            upg_sparse_pack(codes, keep, (size_t)b, nb, b, w->s,
+                            data + upg_sparse_offset(w->rows, w->cols, w->s, sb, g));
+        }
+}
+
 static upg_tensor matrix_new(int s, int64_t rows, int64_t cols, fill how) {
-    upg_tensor w = {.encoding = s ? UPG_TRELLIS : UPG_INT8, .s = s, .rows = rows, .cols = cols};
-    w.bytes = upg_encoded_bytes(w.encoding, s, rows, cols);
+    upg_tensor w = {.encoding = s < 0 ? UPG_SPARSE : s ? UPG_TRELLIS : UPG_INT8, .s = abs(s), .rows = rows};
+    w.cols = cols;
+    w.bytes = upg_encoded_bytes(w.encoding, w.s, rows, cols);
     uint8_t *data = zeroed(w.bytes, 1);
-    for (size_t i = 0; how == RANDOM && i < w.bytes; i += 8) {
+    for (size_t i = 0; how == RANDOM && s >= 0 && i < w.bytes; i += 8) {
         uint64_t z = random64();
         memcpy(data + i, &z, w.bytes - i < 8 ? w.bytes - i : 8);
     }
     if (how == HIGHEST) memset(data, s ? 255 : 254, w.bytes);
+    if (s < 0) fill_sparse(data, &w, how);
     for (size_t i = 0; !s && i < w.bytes; i++) data[i] = data[i] == 255 ? 254 : data[i];
     w.data = data;
     float *scale = zeroed((size_t)rows, sizeof *scale);
@@ -116,7 +144,7 @@ static void compare_shape(int s, int64_t rows, int64_t cols, fill how) {
     matrix_free(&w);
 }
 
-static const int encodings[] = {0, 4, 5, 6, 7, 8};
+static const int encodings[] = {0, 4, 5, 6, 7, 8, SPARSE8, SPARSE4};
 enum { N_ENCODINGS = sizeof encodings / sizeof *encodings };
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
@@ -153,7 +181,7 @@ static void linear_extremes(void *ctx, int task, int thread) {
 // A matrix of a large model. The vector paths do all of it; the scalar one a sample of superbands.
 static void linear_large(void *ctx, int task, int thread) {
     (void)ctx, (void)task, (void)thread;
-    static const int large[] = {0, 5};
+    static const int large[] = {0, 5, SPARSE8};
     enum { ROWS = 5120, COLS = 17920, BATCH = 5 };
     for (size_t e = 0; e < COUNT(large); e++) {
         upg_tensor w = matrix_new(large[e], ROWS, COLS, RANDOM);
@@ -234,6 +262,7 @@ static void embedding_is_linear(void *ctx, int task, int thread) {
     for (size_t e = 0; e < N_ENCODINGS * COUNT(cols); e++) {
         int n_cols = cols[e / N_ENCODINGS];
         upg_tensor w = matrix_new(encodings[e % N_ENCODINGS], ROWS, n_cols, RANDOM);
+        w.unrotated = encodings[e % N_ENCODINGS] == SPARSE4;
         uint32_t *sign = signs_of(99, n_cols);
         batch x = batch_new(1, n_cols);
         int32_t *v = zeroed((size_t)x.n, sizeof *v);
@@ -241,7 +270,7 @@ static void embedding_is_linear(void *ctx, int task, int thread) {
         for (int i = 0; i < ROWS; i++) upg_embed(&w, i, sign, v, rows + i * n_cols);
         for (int j = 0; j < n_cols; j++) {
             in[j] = 1.0f;
-            quantise_row(&upg_cpu_scalar, &x, 0, in, sign);
+            quantise_row(&upg_cpu_scalar, &x, 0, in, w.unrotated ? NULL : sign);
             in[j] = 0.0f;
             for (int p = 0; p < N_PATHS; p++) {
                 if (!all_paths[p]->supported()) continue;
@@ -256,6 +285,39 @@ static void embedding_is_linear(void *ctx, int task, int thread) {
         upg_aligned_free(v);
         upg_aligned_free(rows);
         upg_aligned_free(in);
+        upg_aligned_free(sign);
+        batch_free(&x);
+        matrix_free(&w);
+    }
+}
+
+// Masks that claim more values than there are, or none, lead no path out of the tensor and its 64 bytes; what it
+// computes is nobody's business.
+static void forged_masks(void *ctx, int task, int thread) {
+    (void)ctx, (void)task, (void)thread;
+    static const int rows[] = {1, 17, 256, 300}, cols[] = {16, 172, 256, 512}, bits[] = {SPARSE8, SPARSE4};
+    for (size_t i = 0; i < COUNT(rows) * COUNT(cols) * COUNT(bits); i++) {
+        upg_tensor w = matrix_new(bits[i % 2], rows[i / 2 % 4], cols[i / 8], RANDOM);
+        batch x = fill_batch((int)w.cols);
+        uint8_t *file = malloc(w.bytes + 64); // for sanitizers to guard
+        if (!file) exit(1);
+        float *y = zeroed((size_t)(2 * w.rows + w.cols), sizeof *y);
+        int32_t *v = zeroed((size_t)x.n, sizeof *v);
+        uint32_t *sign = signs_of(3, (int)w.cols);
+        upg_aligned_free((void *)w.data);
+        w.data = file;
+        for (int byte = 0; byte < 256; byte += 255) {
+            memset(file, byte, w.bytes + 64);
+            for (int p = 0; p < N_PATHS; p++)
+                for (int64_t sb = 0; all_paths[p]->supported() && sb < superbands(&w); sb++)
+                    for (int n_rows = 1; n_rows <= 2; n_rows++)
+                        linear_rows(all_paths[p], &w, &x, 0, n_rows, sb, y, (size_t)w.rows);
+            upg_embed(&w, (int32_t)w.rows - 1, sign, v, y);
+        }
+        w.data = NULL;
+        free(file);
+        upg_aligned_free(y);
+        upg_aligned_free(v);
         upg_aligned_free(sign);
         batch_free(&x);
         matrix_free(&w);
@@ -327,13 +389,14 @@ static void compare_row_ops(const upg_cpu_kernels *k, data how, int n) {
     upg_aligned_free(weight);
 }
 
-static void compare_quantise(const upg_cpu_kernels *k, data how, int cols, bool spread) {
+static void compare_quantise(const upg_cpu_kernels *k, data how, int cols, bool spread, bool rotated) {
     batch want = batch_new(1, cols), got = batch_new(1, cols);
     uint32_t *sign = signs_of(3, cols);
     float *x = values(how, cols);
     for (int i = 0; spread && i < cols; i++) x[i] = x[i] * ldexpf(1.0f, -(i / want.b % 18));
     size_t groups = (size_t)(want.n / want.b);
-    uint32_t a = quantise_row(&upg_cpu_scalar, &want, 0, x, sign), b = quantise_row(k, &got, 0, x, sign);
+    uint32_t a = quantise_row(&upg_cpu_scalar, &want, 0, x, rotated ? sign : NULL),
+             b = quantise_row(k, &got, 0, x, rotated ? sign : NULL);
     at("quantise %s, %d values of kind %d", k->isa, cols, how);
     same("q", got.q, want.q, (size_t)want.n, 1);
     same("d", got.d, want.d, groups, 1);
@@ -355,7 +418,8 @@ static void row_ops(void *ctx, int task, int thread) {
             for (int how = 0; how < N_DATA; how++)
                 for (int again = 0; again < (widths[i] < 1000 ? 8 : 2); again++) {
                     compare_row_ops(all_paths[p], (data)how, widths[i]);
-                    compare_quantise(all_paths[p], (data)how, widths[i], again % 2);
+                    compare_quantise(all_paths[p], (data)how, widths[i], again % 2, true);
+                    compare_quantise(all_paths[p], (data)how, widths[i], again % 2, false);
                 }
 }
 
@@ -502,6 +566,10 @@ static void test_embedding_is_linear(void **state) {
     (void)state;
     check_flushed(embedding_is_linear, NULL);
 }
+static void test_forged_masks(void **state) {
+    (void)state;
+    check_flushed(forged_masks, NULL);
+}
 static void test_row_ops(void **state) {
     (void)state;
     check_flushed(row_ops, NULL);
@@ -527,6 +595,7 @@ int main(void) {
                                        cmocka_unit_test(test_linear_extremes),
                                        cmocka_unit_test(test_linear_large),
                                        cmocka_unit_test(test_embedding_is_linear),
+                                       cmocka_unit_test(test_forged_masks),
                                        cmocka_unit_test(test_row_ops),
                                        cmocka_unit_test(test_exp),
                                        cmocka_unit_test(test_heads),

@@ -336,7 +336,7 @@ static void check_embedding(yyjson_val *c, const upg_cpu_kernels *k) {
     float *x = keep((size_t)cols, sizeof *x);
     for (size_t i = 0; i < count(c, "token"); i++) {
         upg_embed(&w, token[i], sign, v, x);
-        yyjson_val *row = yyjson_arr_get(field(c, "x"), i), *value;
+        yyjson_val *row = yyjson_arr_get(field(c, w.encoding == UPG_SPARSE ? "embedding" : "x"), i), *value;
         size_t j, n;
         yyjson_arr_foreach(row, j, n, value) {
             uint32_t want = (uint32_t)yyjson_get_uint(value);
@@ -362,7 +362,7 @@ static void check_linear(yyjson_val *c, const upg_cpu_kernels *k) {
         in = floats(c, "x");
     }
     uint32_t *sign = signs_of(hex64(field(c, "seed")), x.cols), flag = 0;
-    for (int i = 0; i < COPIES; i++) flag = quantise_row(k, &x, i, in, sign);
+    for (int i = 0; i < COPIES; i++) flag = quantise_row(k, &x, i, in, w.unrotated ? NULL : sign);
     expect_integer(c, "flag", flag != 0);
     float *y = keep((size_t)w.rows * COPIES, sizeof *y);
     for (int n_rows = 1; n_rows <= COPIES; n_rows += COPIES - 1) {
@@ -371,6 +371,11 @@ static void check_linear(yyjson_val *c, const upg_cpu_kernels *k) {
     }
     upg_aligned_free(sign);
     batch_free(&x);
+}
+
+static void check_sparse(yyjson_val *c, const upg_cpu_kernels *k) {
+    check_linear(c, k);
+    check_embedding(c, k);
 }
 
 // ---- Attention (section 11)
@@ -464,6 +469,7 @@ static kind kinds[] = {{"guard", check_guard, false},
                        {"panel", check_panel, false},
                        {"embedding", check_embedding, false},
                        {"linear", check_linear, true},
+                       {"sparse", check_sparse, true},
                        {"attention", check_attention, true},
                        {"sampling", check_sampling, false},
                        {"bias", check_bias, true},

@@ -99,8 +99,10 @@ static inline float *generated(yyjson_val *c, const char *key, size_t *n) {
 
 // A case's coded matrix.
 static inline upg_tensor matrix(yyjson_val *c) {
-    int s = integer(c, "S");
-    upg_tensor w = {.encoding = s ? UPG_TRELLIS : UPG_INT8, .s = s};
+    bool sparse = yyjson_obj_get(c, "sparse") != NULL;
+    int s = integer(c, sparse ? "sparse" : "S");
+    upg_tensor w = {.encoding = sparse ? UPG_SPARSE : s ? UPG_TRELLIS : UPG_INT8, .s = s};
+    w.unrotated = sparse && !integer(c, "rotated");
     w.rows = integer(c, "rows");
     w.cols = integer(c, "cols");
     w.bytes = upg_encoded_bytes(w.encoding, s, w.rows, w.cols);

@@ -15,7 +15,7 @@ from reference import F32, bits, from_bits
 
 README = """Results of tests/spec/reference.py for docs/arithmetic.md. Each other key is a list of cases; a case is an object of inputs and outputs.
 f32 values are unsigned 32-bit bit patterns. Integers are plain. 64-bit seeds are strings such as "0x1f". `hex` strings are bytes in memory order.
-S is the trellis's bits a step; S = 0 means the int8 encoding. A `flag` is 0 or 1.
+S is the trellis's bits a step; S = 0 means the int8 encoding. `sparse` is the bits of a sparse matrix's values. A `flag` is 0 or 1.
 A generator object {"seed","n","scale"} stands for n f32 values: z = splitmix64 output (section 2) for `seed` and i = 0, 1, ...;
 g = (f32)((z >> 40) - 2^23) * 2^-22, exact, in [-2, 2); value[i] = g * scale, one f32 product. With "exps" (one integer a row, row = n / len(exps) values)
 value[i] is then multiplied by 2^exps[i / row], exactly; an exponent of -999 makes the row +0 instead. With "rint": 1 the value is
@@ -249,6 +249,32 @@ def embedding_cases():
         seed = random_seed()
         tokens = [0, 7, 15, 16, 18] + [int(np.argmin(m.scale))]
         out.append({**fields, "seed": hex(seed), "token": tokens, "x": [u32(ref.embedding(m, t, seed)) for t in tokens]})
+    return out
+
+
+def sparse_cases():
+    """Linear layers and embedding rows of sparse matrices."""
+    out = []
+    for rows, cols in ((16, 16), (33, 76), (20, 256), (260, 32)):
+        for size in (8, 4):
+            for rotated in (True, False):
+                n = ref.padded(cols)
+                bands, b = ref.padded(rows) // 16, ref.block(n)
+                data = b""
+                for first in range(0, bands, 16):
+                    nb = min(16, bands - first)
+                    for _ in range(n // b):
+                        values = rng.integers(0, 255, nb * b * size, np.uint8)
+                        kept = np.zeros((16 * b // 4, 64), bool)
+                        kept[:, :4 * nb] = rng.permutation(np.arange(16 * b * nb) % 2 == 0).reshape(-1, 4 * nb)
+                        data += values.tobytes() + np.packbits(kept.ravel(), bitorder="little").tobytes()
+                scale = np.abs(normal(rows, -12, -6)) + F32(2.0 ** -20)
+                m, seed, x = ref.Matrix(data, scale, rows, cols, 0, size, rotated), random_seed(), normal(cols, -6, 2)
+                y, flag = ref.linear(x, m, seed)
+                tokens = [0, 7, rows - 1]
+                out.append({"sparse": size, "rotated": int(rotated), "rows": rows, "cols": cols, "hex": data.hex(), "scale": u32(scale),
+                            "seed": hex(seed), "x": ints(x.view(np.uint32)), "y": u32(y), "flag": int(flag), "token": tokens,
+                            "embedding": [u32(ref.embedding(m, t, seed)) for t in tokens]})
     return out
 
 
@@ -501,7 +527,7 @@ KINDS = {"guard": guard_cases, "fma": fma_cases, "signs": sign_cases, "block": b
          "embedding": embedding_cases, "lane_sum": lane_sum_cases, "rmsnorm": rmsnorm_cases, "exp": exp_cases, "log": log_cases,
          "swiglu": swiglu_cases, "rope_tables": rope_table_cases, "rope": rope_cases, "quantise_head": quantise_head_cases,
          "attention": attention_cases, "sampling": sampling_cases, "bias": bias_cases, "head_norm": head_norm_cases,
-         "longrope": longrope_cases, "yarn": yarn_cases}
+         "longrope": longrope_cases, "yarn": yarn_cases, "sparse": sparse_cases}
 
 
 # ----------------------------------------------------------------------------------------------- the reference against f64 mathematics

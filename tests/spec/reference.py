@@ -240,12 +240,43 @@ def decode_matrix(data, rows, cols, S):
     return np.concatenate(out)
 
 
-class Matrix:
-    """A coded matrix, decoded: w [padded rows][n] of int8, scale [rows] of f32."""
+LEVELS = np.array([32, 41, 50, 60, 71, 84, 101, 127, -32, -41, -50, -60, -71, -84, -101, -127], np.int8)
 
-    def __init__(self, data, scale, rows, cols, S):
-        self.rows, self.cols, self.n = rows, cols, padded(cols)
-        self.w = decode_matrix(data, rows, cols, S)
+
+def decode_sparse(data, rows, cols, bits_of_value):
+    """Bytes of a sparse matrix -> weights [padded rows][padded cols] of int8."""
+    data = np.frombuffer(data, np.uint8)
+    bands, b, n = padded(rows) // 16, block(padded(cols)), padded(cols)
+    out, at = np.zeros((16 * bands, n), np.int8), 0
+    for first in range(0, bands, 16):
+        nb = min(16, bands - first)
+        for group in range(0, n, b):
+            count = 8 * nb * b
+            value_bytes, mask_bytes = count * bits_of_value // 8, 32 * b
+            values, masks = data[at:at + value_bytes], data[at + value_bytes:at + value_bytes + mask_bytes]
+            at += value_bytes + mask_bytes
+            kept = np.unpackbits(masks, bitorder="little").astype(bool)
+            assert kept.sum() == count
+            if bits_of_value == 4:
+                halves = values.reshape(-1, 1, 32)
+                values = LEVELS[np.concatenate([halves & 15, halves >> 4], axis=1).ravel()]
+            else:
+                values = (values.astype(np.int16) - 127).astype(np.int8)
+            dense = np.zeros(kept.size, np.int8)
+            dense[kept] = values
+            dense = dense.reshape(16, b // 4, 16, 4).transpose(2, 0, 1, 3).reshape(256, b)  # [row][quad][band][column]
+            assert not dense[16 * nb:].any()
+            out[16 * first:16 * (first + nb), group:group + b] = dense[:16 * nb]
+    assert at == data.size
+    return out
+
+
+class Matrix:
+    """A coded matrix, decoded: w [padded rows][n] of int8, scale [rows] of f32. sparse: bits of a value, or 0."""
+
+    def __init__(self, data, scale, rows, cols, S, sparse=0, rotated=True):
+        self.rows, self.cols, self.n, self.rotated = rows, cols, padded(cols), rotated
+        self.w = decode_sparse(data, rows, cols, sparse) if sparse else decode_matrix(data, rows, cols, S)
         self.scale = np.array(scale, F32)
         if self.n > 131072 or self.scale.shape != (rows,):
             raise ValueError("bad matrix shape")
@@ -255,7 +286,10 @@ class Matrix:
 
     def stands_for(self, seed):
         """The original matrix in f64, [rows][cols]: section 3's last point, for checks only."""
-        w = hadamard(self.w[:self.rows].astype(np.float64), block(self.n)) * self.scale[:, None].astype(np.float64)
+        w = self.w[:self.rows].astype(np.float64)
+        if not self.rotated:
+            return (w * self.scale[:, None].astype(np.float64))[:, :self.cols]
+        w = hadamard(w, block(self.n)) * self.scale[:, None].astype(np.float64)
         return (w * signs(seed, self.n))[:, :self.cols]
 
 
@@ -264,14 +298,15 @@ class Matrix:
 ONE_127TH = hexf("0x1.020408p-7")
 
 
-def quantise_input(x, n, seed):
+def quantise_input(x, n, seed, rotate=True):
     """x [...][cols] -> q [...][n] integers, d [...][n/b], M [...], flag [...]."""
     x = np.asarray(x, F32)
     cols, b = x.shape[-1], block(n)
     g, raised = guard(x)
     rotated = np.zeros(x.shape[:-1] + (n,), F32)
-    rotated[..., :cols] = with_sign(signs(seed, cols), g)
-    rotated = hadamard(rotated, b)
+    rotated[..., :cols] = with_sign(signs(seed, cols), g) if rotate else g
+    if rotate:
+        rotated = hadamard(rotated, b)
     groups = rotated.reshape(x.shape[:-1] + (n // b, b))
     m = np.abs(groups).max(axis=-1)  # [...][n/b]
     M = m.max(axis=-1)  # [...]
@@ -293,7 +328,7 @@ def linear(x, matrix, seed):
     """x [...][cols] -> y [...][rows], flag [...]."""
     x = np.asarray(x, F32)
     n, b = matrix.n, block(matrix.n)
-    q, d, M, flag = quantise_input(x, n, seed)
+    q, d, M, flag = quantise_input(x, n, seed, matrix.rotated)
     w = matrix.w[:matrix.rows]
     acc = np.zeros(x.shape[:-1] + (matrix.rows,), np.int64)
     for g in range(n // b):
@@ -314,8 +349,12 @@ def add_bias(y, bias):
 
 def embedding(matrix, tokens, seed):
     """tokens [...] -> x [...][cols]."""
-    v = hadamard(matrix.w[tokens].astype(np.int32), block(matrix.n))[..., :matrix.cols]
-    x = mul(v.astype(F32), matrix.scale[tokens][..., None])
+    v = matrix.w[tokens].astype(np.int32)
+    if matrix.rotated:
+        v = hadamard(v, block(matrix.n))
+    x = mul(v[..., :matrix.cols].astype(F32), matrix.scale[tokens][..., None])
+    if not matrix.rotated:
+        return x
     return with_sign(signs(seed, matrix.cols), x)
 
 
@@ -785,10 +824,12 @@ class Model:
 
     def matrix(self, name):
         t = self.tensors[name]
-        if t["encoding"] not in ("int8", "trellis"):
+        if t["encoding"] not in ("int8", "trellis", "sparse"):
             raise ValueError(f"{name}: encoding {t['encoding']} has no arithmetic")
         S = int(2 * t["bits"]) if t["encoding"] == "trellis" else 0
         scale = np.frombuffer(self.raw(name + ".scale", "F32"), "<f4")
+        if t["encoding"] == "sparse":
+            return Matrix(self.raw(name, "U8"), scale, t["rows"], t["cols"], 0, t["bits"], t["rotated"])
         return Matrix(self.raw(name, "U8"), scale, t["rows"], t["cols"], S)
 
 

@@ -54,6 +54,8 @@ compressed stories-int8 models/stories260K 320 --encoding int8
 for k in 2 2.5 3 3.5 4; do
     compressed "stories-$k" models/stories260K 320 --layer-bits $k --head-bits $k --seed 12345
 done
+compressed stories-sparse8 models/stories260K 320 --encoding sparse --sparse-basis plain
+compressed stories-sparse4 models/stories260K 320 --encoding sparse --sparse-bits 4 --sparse-basis rotated --embedding-bits 3
 compressed stories-mixed models/stories260K 320 --bits 5
 
 tokens 96 96

@@ -6,6 +6,13 @@
 void upg_coded_row(const upg_tensor *w, int64_t r, int64_t step, int8_t out[16]) {
     int64_t sb = r / 256;
     int band = (int)(r % 256) / 16, in_band = (int)(r % 16), nb = upg_superband_bands(w->rows, sb);
+    if (w->encoding == UPG_SPARSE) {
+        int8_t group[256];
+        int steps = upg_block(upg_pad16(w->cols)) / 16;
+        upg_sparse_row(w->data, w->rows, w->cols, w->s, r, step / steps, group);
+        memcpy(out, group + step % steps * 16, 16);
+        return;
+    }
     if (w->encoding == UPG_INT8) {
         const uint8_t *p = w->data + upg_panel_offset(w->rows, w->cols, 64, sb, step);
         for (int q = 0; q < 4; q++)
@@ -23,12 +30,16 @@ void upg_coded_row(const upg_tensor *w, int64_t r, int64_t step, int8_t out[16])
 
 void upg_embed(const upg_tensor *w, int32_t token, const uint32_t *sign, int32_t *v, float *x) {
     int cols = (int)w->cols, n = (int)upg_pad16(cols), b = upg_block(n);
-    for (int step = 0; step < n / 16; step++) {
-        int8_t c[16];
-        upg_coded_row(w, token, step, c);
-        for (int i = 0; i < 16; i++) v[step * 16 + i] = c[i];
+    int part = w->encoding == UPG_SPARSE ? b : 16;
+    for (int at = 0; at < n; at += part) {
+        int8_t c[256];
+        if (w->encoding == UPG_SPARSE)
+            upg_sparse_row(w->data, w->rows, w->cols, w->s, token, at / b, c);
+        else
+            upg_coded_row(w, token, at / 16, c);
+        for (int i = 0; i < part; i++) v[at + i] = c[i];
     }
-    for (int g = 0; g < n; g += b)
+    for (int g = 0; g < n && !w->unrotated; g += b)
         for (int h = 1; h < b; h *= 2)
             for (int i = g; i < g + b; i += 2 * h)
                 for (int j = i; j < i + h; j++) {
@@ -36,7 +47,8 @@ void upg_embed(const upg_tensor *w, int32_t token, const uint32_t *sign, int32_t
                     v[j] = s;
                     v[j + h] = t;
                 }
-    for (int i = 0; i < cols; i++) x[i] = upg_float(upg_bits((float)v[i] * w->scale[token]) ^ sign[i]);
+    for (int i = 0; i < cols; i++)
+        x[i] = upg_float(upg_bits((float)v[i] * w->scale[token]) ^ (w->unrotated ? 0 : sign[i]));
 }
 
 const upg_cpu_kernels *upg_cpu_kernels_for(const char *isa, upg_error *e) {

@@ -96,6 +96,7 @@ static int reserve_rows(cpu_backend *b, upg_error *e) {
     for (int i = 0; i < upg_pool_threads(b->options.pool); i++) {
         upg_scratch *s = &b->scratch[i];
         if (!(s->panel = reserve(b, UPG_PANEL_BYTES, 1, e)) ||
+            !(s->values = reserve(b, UPG_SPARSE_VALUES + UPG_SPARSE_OVERRUN, 1, e)) ||
             !(s->total = reserve(b, rows * 256, sizeof *s->total, e)) || !(s->work = reserve(b, n, sizeof *s->work, e)))
             return -1;
     }
@@ -166,8 +167,9 @@ static void quantise_task(void *ctx, int row, int thread) {
     const upg_op *op = b->op;
     int n = (int)upg_pad16(op->n), block = upg_block(n);
     size_t at = (size_t)row * (size_t)(n / block);
-    uint32_t f = b->kernels->quantise(row_of(b, op->in, row), op->n, n, block, b->sign, b->scratch[thread].work,
-                                      b->q + (size_t)row * (size_t)n, b->d + at, b->q_sum + at, b->m + row);
+    uint32_t f = b->kernels->quantise(row_of(b, op->in, row), op->n, n, block, op->unrotated ? NULL : b->sign,
+                                      b->scratch[thread].work, b->q + (size_t)row * (size_t)n, b->d + at, b->q_sum + at,
+                                      b->m + row);
     b->flags[batch_row(b, row)] |= (uint8_t)f;
 }
 

@@ -1,6 +1,6 @@
 // The CPU backend's kernel table: one instance an instruction set, all with the same results. docs/arithmetic.md.
 #pragma once
-#include "codec/panel.h"
+#include "codec/sparse.h"
 #include "codec/trellis.h"
 #include "format/weights.h"
 #include "program/numbers.h"
@@ -21,6 +21,7 @@ typedef struct upg_linear {
 enum { UPG_PANEL_BYTES = 65536 };
 typedef struct upg_scratch {
     uint8_t *panel; // [UPG_PANEL_BYTES], 64-byte aligned, 64 readable bytes after it
+    uint8_t *values; // [UPG_SPARSE_VALUES + UPG_SPARSE_OVERRUN] values of a 4-bit sparse block as bytes
     int32_t *total; // [max_rows][16 rows][16 bands], 64-byte aligned
     float *work;    // [max_inputs]
 } upg_scratch;
@@ -29,6 +30,7 @@ typedef struct upg_cpu_kernels {
     const char *isa;
     bool (*supported)(void);
     uint32_t (*rmsnorm)(const float *x, const float *weight, int n, float eps, float *y);
+    // sign NULL: the input is not rotated.
     uint32_t (*quantise)(const float *x, int cols, int n, int b, const uint32_t *sign, float *work, int8_t *q,
                          uint8_t *d, int32_t *q_sum, float *m);
     uint32_t (*swiglu)(const float *gate, const float *up, int n, float *y);
@@ -49,6 +51,17 @@ const upg_cpu_kernels *upg_cpu_kernels_for(const char *isa, upg_error *e);
 void upg_embed(const upg_tensor *w, int32_t token, const uint32_t *sign, int32_t *v, float *x);
 // The weights of row r, columns 16*step.. of a coded matrix, each -127..127.
 void upg_coded_row(const upg_tensor *w, int64_t r, int64_t step, int8_t out[16]);
+
+// A block of a sparse matrix. Masks may claim more values than there are: codec/sparse.h says how far one may walk.
+typedef struct upg_sparse_block {
+    const uint8_t *values, *masks;
+    size_t n_values;
+} upg_sparse_block;
+static inline upg_sparse_block upg_sparse_block_at(const upg_linear *l, int64_t sb, int g) {
+    size_t n_values = upg_sparse_values(upg_superband_bands(l->w->rows, sb), l->b);
+    const uint8_t *values = l->w->data + upg_sparse_offset(l->w->rows, l->w->cols, l->w->s, sb, g);
+    return (upg_sparse_block){values, values + n_values * (size_t)l->w->s / 8, n_values};
+}
 
 // Step 4 for one superband. total: [16 rows][16 bands].
 static inline void upg_linear_write(const upg_linear *l, int64_t sb, int row, const int32_t *total) {

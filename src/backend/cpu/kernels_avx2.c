@@ -184,6 +184,97 @@ static void multiply_group(const upg_linear *l, int g, const uint8_t *panel, int
         }
 }
 
+// A sparse block's values as bytes w+127; 4-bit ones are looked up, into `to`.
+INLINE const uint8_t *byte_values(const upg_linear *l, const upg_sparse_block *s, uint8_t *to) {
+    if (l->w->s == 8) return s->values;
+    const __m256i levels = _mm256_add_epi8(
+        _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)upg_sparse_level)), _mm256_set1_epi8(127));
+    const __m256i low = _mm256_set1_epi8(15);
+    for (size_t i = 0; i < s->n_values; i += 64) {
+        __m256i x = _mm256_loadu_si256((const __m256i *)(s->values + i / 2));
+        __m256i high = _mm256_and_si256(_mm256_srli_epi16(x, 4), low);
+        _mm256_store_si256((__m256i *)(to + i), _mm256_shuffle_epi8(levels, _mm256_and_si256(x, low)));
+        _mm256_store_si256((__m256i *)(to + i + 32), _mm256_shuffle_epi8(levels, high));
+    }
+    return to;
+}
+
+// For a byte of a mask: where each of 8 weights is found among the values that follow, as vpshufb asks; 0x80 if it is
+// not kept.
+#define PLACE(m, i)                                                                                                    \
+    ((uint64_t)((m) >> (i)&1 ? ((m) >> 0 & 1 && (i) > 0) + ((m) >> 1 & 1 && (i) > 1) + ((m) >> 2 & 1 && (i) > 2) +     \
+                                   ((m) >> 3 & 1 && (i) > 3) + ((m) >> 4 & 1 && (i) > 4) + ((m) >> 5 & 1 && (i) > 5) + \
+                                   ((m) >> 6 & 1 && (i) > 6)                                                           \
+                             : 0x80)                                                                                   \
+     << 8 * (i))
+#define PLACES(m)                                                                                                      \
+    (PLACE(m, 0) | PLACE(m, 1) | PLACE(m, 2) | PLACE(m, 3) | PLACE(m, 4) | PLACE(m, 5) | PLACE(m, 6) | PLACE(m, 7))
+#define PLACES4(m)  PLACES(m), PLACES((m) + 1), PLACES((m) + 2), PLACES((m) + 3)
+#define PLACES16(m) PLACES4(m), PLACES4((m) + 4), PLACES4((m) + 8), PLACES4((m) + 12)
+#define PLACES64(m) PLACES16(m), PLACES16((m) + 16), PLACES16((m) + 32), PLACES16((m) + 48)
+static const uint64_t places[256] = {PLACES64(0), PLACES64(64), PLACES64(128), PLACES64(192)};
+#undef PLACES
+#define PLACES(m)                                                                                                      \
+    (0x0808080808080808 |                                                                                              \
+     (PLACE(m, 0) | PLACE(m, 1) | PLACE(m, 2) | PLACE(m, 3) | PLACE(m, 4) | PLACE(m, 5) | PLACE(m, 6) | PLACE(m, 7)))
+// The same in the upper half of a vector.
+static const uint64_t places_behind[256] = {PLACES64(0), PLACES64(64), PLACES64(128), PLACES64(192)};
+
+// 16 weights of the low 16 bits of m; p moves on.
+INLINE __m128i expand16(uint32_t m, const uint8_t **p) {
+    const uint8_t *second = *p + __builtin_popcount(m & 255);
+    __m128 values = _mm_loadh_pi(_mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)*p)), (const __m64 *)second);
+    __m128 at = _mm_loadh_pi(_mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)&places[m & 255])),
+                             (const __m64 *)&places_behind[m >> 8 & 255]);
+    *p = second + __builtin_popcount(m >> 8 & 255);
+    return _mm_shuffle_epi8(_mm_sub_epi8(_mm_castps_si128(values), _mm_set1_epi8(127)), _mm_castps_si128(at));
+}
+INLINE __m256i expand32(const uint8_t *mask, const uint8_t **p) {
+    uint32_t m;
+    memcpy(&m, mask, sizeof m);
+    __m128i low = expand16(m, p);
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(low), expand16(m >> 16, p), 1);
+}
+
+static void sparse_one_row(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (int g = 0; g < l->n / l->b; g++) {
+        upg_sparse_block s = upg_sparse_block_at(l, sb, g);
+        const uint8_t *p = byte_values(l, &s, scratch->values), *end = p + s.n_values, *mask = s.masks;
+        const int8_t *q = l->q + g * l->b;
+        for (int r = 0; r < 16; r++) {
+            p = p < end ? p : end;
+            __m256i acc[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+            for (int i = 0; i < l->b; i += 4, mask += 8) {
+                __m256i x = quad_of(q + i);
+#pragma GCC unroll 2
+                for (int k = 0; k < 2; k++) {
+                    __m256i w = expand32(mask + 4 * k, &p);
+                    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+                    acc[k] = _mm256_add_epi32(acc[k], _mm256_madd_epi16(pairs, ones));
+                }
+            }
+            for (int k = 0; k < 2; k++) add_group(scratch->total + r * 16 + 8 * k, acc[k], 0, l->d[g]);
+        }
+    }
+}
+
+static void expand_group(const upg_linear *l, int64_t sb, int g, upg_scratch *scratch) {
+    upg_sparse_block s = upg_sparse_block_at(l, sb, g);
+    const uint8_t *p = byte_values(l, &s, scratch->values), *end = p + s.n_values, *mask = s.masks;
+    uint8_t *panel = scratch->panel;
+    const int quads = l->b / 4;
+    for (int r = 0; r < 16; r++) {
+        p = p < end ? p : end;
+        for (int i = 0; i < quads; i++, mask += 8)
+#pragma GCC unroll 2
+            for (int k = 0; k < 2; k++) {
+                uint8_t *to = panel + (i / 4 * 64 + r * 4 + i % 4) * 64 + 32 * k;
+                _mm256_store_si256((__m256i *)to, _mm256_add_epi8(expand32(mask + 4 * k, &p), _mm256_set1_epi8(127)));
+            }
+    }
+}
+
 static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
     int32_t *total = scratch->total;
     int nb = upg_superband_bands(l->w->rows, sb), groups = l->n / l->b;
@@ -193,13 +284,18 @@ static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
             multiply_group(l, g,
                            l->w->data + upg_panel_offset(l->w->rows, l->w->cols, 64, sb, (int64_t)g * (l->b / 16)), nb,
                            nb, total);
+    } else if (l->w->encoding == UPG_SPARSE && l->n_rows == 1) {
+        sparse_one_row(l, sb, scratch);
     } else if (l->n_rows == 1) {
 #define CALL(s) one_row(l, sb, total, s)
         switch (l->w->s) { FOR_EACH_S(CALL) }
 #undef CALL
     } else {
         for (int g = 0; g < groups; g++) {
-            decode_group(l, sb, g, scratch->panel);
+            if (l->w->encoding == UPG_SPARSE)
+                expand_group(l, sb, g, scratch);
+            else
+                decode_group(l, sb, g, scratch->panel);
             multiply_group(l, g, scratch->panel, 16, nb, total);
         }
     }

@@ -173,6 +173,73 @@ static void multiply_group(const upg_linear *l, int g, const uint8_t *panel, int
     }
 }
 
+// A sparse block's values as bytes w+127; 4-bit ones are looked up, into `to`.
+INLINE const uint8_t *byte_values(const upg_linear *l, const upg_sparse_block *s, uint8_t *to) {
+    if (l->w->s == 8) return s->values;
+    const __m512i levels = _mm512_add_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)upg_sparse_level)),
+                                           _mm512_set1_epi8(127));
+    const __m256i low = _mm256_set1_epi8(15);
+    for (size_t i = 0; i < s->n_values; i += 64) {
+        __m256i x = _mm256_loadu_si256((const __m256i *)(s->values + i / 2));
+        __m256i high = _mm256_and_si256(_mm256_srli_epi16(x, 4), low);
+        __m512i codes = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_and_si256(x, low)), high, 1);
+        _mm512_store_si512(to + i, _mm512_shuffle_epi8(levels, codes));
+    }
+    return to;
+}
+
+// The 64 weights of a mask as bytes w+127; p moves on to the next mask's values.
+INLINE __m512i expand(const uint8_t *mask, const uint8_t **p) {
+    uint64_t m;
+    memcpy(&m, mask, sizeof m);
+    __m512i values = _mm512_loadu_si512(*p);
+    __asm__("" : "+v"(values)); // a load of its own: what vpexpandb costs from memory differs between processors
+    *p += __builtin_popcountll(m);
+    return _mm512_mask_expand_epi8(_mm512_set1_epi8(127), m, values);
+}
+
+static void sparse_one_row(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
+    enum { AHEAD = 6144 }; // bytes of values, which take a quarter as many of masks
+    for (int g = 0; g < l->n / l->b; g++) {
+        upg_sparse_block s = upg_sparse_block_at(l, sb, g);
+        const uint8_t *p = byte_values(l, &s, scratch->values), *end = p + s.n_values, *mask = s.masks,
+                      *end_of_block = s.masks + 32 * l->b;
+        const int8_t *q = l->q + g * l->b;
+        for (int r = 0; r < 16; r++) {
+            p = p < end ? p : end;
+            __m512i acc[4];
+            for (int k = 0; k < 4; k++) acc[k] = _mm512_setzero_si512();
+            for (int i = 0; i < l->b; i += 16, mask += 32) {
+                const uint8_t *values = p + AHEAD, *masks = mask + AHEAD / 4;
+                values += values < end ? 0 : end_of_block - s.masks; // what lies ahead in the next block
+                masks += masks < end_of_block ? 0 : s.masks - s.values;
+                _mm_prefetch((const char *)values, _MM_HINT_T0);
+                _mm_prefetch((const char *)values + 64, _MM_HINT_T0);
+                _mm_prefetch((const char *)masks, _MM_HINT_T0);
+#pragma GCC unroll 4
+                for (int k = 0; k < 4; k++)
+                    acc[k] = _mm512_dpbusd_epi32(acc[k], expand(mask + 8 * k, &p), quad_of(q + i + 4 * k));
+            }
+            add_group(scratch->total + r * 16,
+                      _mm512_add_epi32(_mm512_add_epi32(acc[0], acc[1]), _mm512_add_epi32(acc[2], acc[3])), l->q_sum[g],
+                      l->d[g]);
+        }
+    }
+}
+
+static void expand_group(const upg_linear *l, int64_t sb, int g, upg_scratch *scratch) {
+    upg_sparse_block s = upg_sparse_block_at(l, sb, g);
+    const uint8_t *p = byte_values(l, &s, scratch->values), *end = p + s.n_values, *mask = s.masks;
+    uint8_t *panel = scratch->panel;
+    const int steps = l->b / 16;
+    for (int r = 0; r < 16; r++) {
+        p = p < end ? p : end;
+        for (int t = 0; t < steps; t++, mask += 32)
+#pragma GCC unroll 4
+            for (int k = 0; k < 4; k++) _mm512_store_si512(panel + (t * 64 + r * 4 + k) * 64, expand(mask + 8 * k, &p));
+    }
+}
+
 static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
     int32_t *total = scratch->total;
     memset(total, 0, (size_t)l->n_rows * 256 * sizeof *total);
@@ -181,13 +248,18 @@ static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
         for (int g = 0; g < l->n / l->b; g++)
             multiply_group(l, g, l->w->data + upg_panel_offset(l->w->rows, l->w->cols, 64, sb, (int64_t)g * steps),
                            lanes, total);
+    } else if (l->w->encoding == UPG_SPARSE && l->n_rows == 1) {
+        sparse_one_row(l, sb, scratch);
     } else if (l->n_rows == 1) {
 #define CALL(s) one_row(l, sb, total, s)
         switch (l->w->s) { FOR_EACH_S(CALL) }
 #undef CALL
     } else {
         for (int g = 0; g < l->n / l->b; g++) {
-            decode_group(l, sb, g, scratch->panel);
+            if (l->w->encoding == UPG_SPARSE)
+                expand_group(l, sb, g, scratch);
+            else
+                decode_group(l, sb, g, scratch->panel);
             multiply_group(l, g, scratch->panel, 16, total);
         }
     }

@@ -23,11 +23,31 @@ static const uint8_t *decode_group(const upg_tensor *w, int64_t sb, int step0, i
     return panel;
 }
 
+// The same of a sparse matrix.
+static const uint8_t *expand_group(const upg_tensor *w, int64_t sb, int g, uint8_t *panel) {
+    int b = upg_block(upg_pad16(w->cols)), nb = upg_superband_bands(w->rows, sb);
+    size_t n_values = upg_sparse_values(nb, b), value = 0;
+    const uint8_t *values = w->data + upg_sparse_offset(w->rows, w->cols, w->s, sb, g),
+                  *masks = values + n_values * (size_t)w->s / 8;
+    for (int r = 0; r < 16; r++)
+        for (int quad = 0; quad < b / 4; quad++, masks += 8) {
+            uint64_t m = upg_sparse_mask(masks, 0);
+            uint8_t *to = panel + ((size_t)(quad / 4) * 64 + (size_t)(r * 4 + quad % 4)) * (size_t)nb * 4;
+            for (int bit = 0; bit < 4 * nb; bit++) {
+                bool kept = m >> bit & 1 && value < n_values;
+                to[bit] = kept ? upg_sparse_value(values, w->s, value++) : 127;
+            }
+        }
+    return panel;
+}
+
 static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
     int nb = upg_superband_bands(l->w->rows, sb), groups = l->n / l->b, steps = l->b / 16;
     memset(scratch->total, 0, (size_t)l->n_rows * 256 * sizeof(int32_t));
     for (int g = 0; g < groups; g++) {
-        const uint8_t *panel = decode_group(l->w, sb, g * steps, (g + 1) * steps, scratch->panel);
+        const uint8_t *panel = l->w->encoding == UPG_SPARSE
+                                   ? expand_group(l->w, sb, g, scratch->panel)
+                                   : decode_group(l->w, sb, g * steps, (g + 1) * steps, scratch->panel);
         for (int row = 0; row < l->n_rows; row++) {
             const int8_t *q = l->q + (size_t)row * (size_t)l->n + (size_t)g * (size_t)l->b;
             int32_t *total = scratch->total + (size_t)row * 256;
