@@ -55,7 +55,8 @@ static int read_heldout(cli_report *r, yyjson_val *heldout, upg_error *e) {
                : 0;
 }
 
-// One a matrix, in the order of their names as bytes, which is that of the file's tensors.
+// One a matrix, in the order of their names as bytes, which is that of the file's tensors. Reports from before bits
+// were measured have them in an order that the file does not tell; their errors count as not recorded.
 static int read_errors(cli_report *r, yyjson_val *errors, upg_error *e) {
     size_t i, max;
     yyjson_val *v;
@@ -68,9 +69,9 @@ static int read_errors(cli_report *r, yyjson_val *errors, upg_error *e) {
         double x = yyjson_get_num(v);
         if (!yyjson_is_num(v) || !(x >= 0 && x <= 1e9))
             return upg_fail(e, "%s: report: errors[%zu] is not a number within 0..1e9", r->name, i);
-        r->matrices[i].error = x;
+        if (r->measured_bits != CLI_UNKNOWN) r->matrices[i].error = x;
     }
-    r->has_errors = true;
+    r->has_errors = r->measured_bits != CLI_UNKNOWN;
     return 0;
 }
 
