@@ -27,7 +27,7 @@ typedef struct plot {
     const cli_report *report;
     point *points;                  // [report->n]
     char labels[MAX_SERIES][LABEL]; // of series: matrices of one kind
-    size_t n_series;
+    size_t n_series, n_kinds;       // kinds of layers come first
     bool used[PLACES];
     int first, last;   // layers
     double begin, end; // of the layers' part of the picture
@@ -55,11 +55,9 @@ static const char *const shapes[] = {"m-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
 static size_t series_of(plot *p, const char *label) {
     size_t i = 0;
     while (i < p->n_series && strcmp(p->labels[i], label)) i++;
-    if (i == p->n_series && i < MAX_SERIES - 1)
-        snprintf(p->labels[p->n_series++], LABEL, "%s", label);
-    else if (i == p->n_series)
-        snprintf(p->labels[p->n_series++], LABEL, "others");
-    return i < MAX_SERIES ? i : MAX_SERIES - 1;
+    if (i == MAX_SERIES) return MAX_SERIES - 1;
+    if (i == p->n_series) snprintf(p->labels[p->n_series++], LABEL, "%s", i < MAX_SERIES - 1 ? label : "others");
+    return i;
 }
 
 // The layer of model.layers.N.REST, with REST in *rest; -1 if the name is not like that.
@@ -101,7 +99,9 @@ static void place_matrix(plot *p, point *at, const cli_report_matrix *m) {
         if (!p->used[LAYER] || at->layer > p->last) p->last = at->layer;
     }
     at->series = series_of(p, at->place == LAYER ? label : labels[at->place]);
-    at->bits = m->tensor->encoding == UPG_INT8 ? 8 : m->tensor->s / 2.0;
+    at->bits = m->tensor->encoding == UPG_TRELLIS
+                   ? m->tensor->s / 2.0
+                   : 8.0 * (double)m->tensor->bytes / ((double)m->tensor->rows * (double)m->tensor->cols);
     at->error = p->report->has_errors ? log10(m->error) + 2 : NAN;
     p->used[at->place] = true;
 }
@@ -133,12 +133,16 @@ static int arrange(plot *p, upg_error *e) {
     const cli_report *r = p->report;
     if (!(p->points = upg_alloc(r->n + 1, sizeof *p->points, e))) return -1;
     bool int8 = false;
-    for (size_t i = 0; i < r->n; i++) {
-        place_matrix(p, &p->points[i], &r->matrices[i]);
-        int8 |= p->points[i].bits > 4;
+    for (int layers = 1; layers >= 0; layers--) {
+        const char *rest;
+        for (size_t i = 0; i < r->n; i++)
+            if ((layer_of(r->matrices[i].tensor->name, &rest) >= 0) == layers)
+                place_matrix(p, &p->points[i], &r->matrices[i]);
+        if (layers) p->n_kinds = p->n_series;
     }
-    p->bits = (panel){76, 300, 1.5, int8 ? 8.5 : 4.5};
-    p->error = (panel){336, 560, 0, 0};
+    for (size_t i = 0; i < r->n; i++) int8 |= p->points[i].bits > 4;
+    p->bits = (panel){84, 308, 1.5, int8 ? 8.5 : 4.5};
+    p->error = (panel){344, 568, 0, 0};
     range_of_errors(p);
     p->begin = LEFT + (p->used[EMBEDDING] ? EXTRA : 0);
     p->end = RIGHT - EXTRA * (p->used[HEAD] + p->used[OTHER]);
@@ -173,7 +177,7 @@ static double x_of(const plot *p, const point *at) {
     if (at->place == EMBEDDING) return LEFT + EXTRA / 2.0;
     if (at->place == HEAD) return p->end + EXTRA / 2.0;
     if (at->place == OTHER) return RIGHT - EXTRA / 2.0;
-    double slot = (p->end - p->begin) / (p->last - p->first + 1), n = (double)p->n_series;
+    double slot = (p->end - p->begin) / (p->last - p->first + 1), n = (double)p->n_kinds;
     return layer_x(p, at->layer) + fmin(8, .7 * slot / n) * ((double)at->series - (n - 1) / 2);
 }
 
@@ -271,7 +275,7 @@ static void add_layer_axis(plot *p) {
         add_x_label(p, layer_x(p, layer), label);
     }
     upg_buf_fmt(&p->svg, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">layer</text>\n", (p->begin + p->end) / 2,
-                p->error.bottom + 40);
+                p->error.bottom + 38);
 }
 
 static double value_of(const point *at, bool error) {

@@ -55,7 +55,8 @@ static int read_heldout(cli_report *r, yyjson_val *heldout, upg_error *e) {
                : 0;
 }
 
-// One a matrix, in the order of their names as bytes, which is that of the file's tensors.
+// One a matrix, in the order of their names as bytes, which is that of the file's tensors. Reports from before bits
+// were measured have them in an order that the file does not tell; their errors count as not recorded.
 static int read_errors(cli_report *r, yyjson_val *errors, upg_error *e) {
     size_t i, max;
     yyjson_val *v;
@@ -68,9 +69,9 @@ static int read_errors(cli_report *r, yyjson_val *errors, upg_error *e) {
         double x = yyjson_get_num(v);
         if (!yyjson_is_num(v) || !(x >= 0 && x <= 1e9))
             return upg_fail(e, "%s: report: errors[%zu] is not a number within 0..1e9", r->name, i);
-        r->matrices[i].error = x;
+        if (r->measured_bits != CLI_UNKNOWN) r->matrices[i].error = x;
     }
-    r->has_errors = true;
+    r->has_errors = r->measured_bits != CLI_UNKNOWN;
     return 0;
 }
 
@@ -101,7 +102,7 @@ int cli_report_read(cli_report *r, const upg_weights *w, const char *name, upg_e
     if (!w->compressed) return upg_fail(e, "%s: an original, and only .upg files have a report", name);
     if (!(r->matrices = upg_alloc(w->n, sizeof *r->matrices, e))) return -1;
     for (size_t i = 0; i < w->n; i++)
-        if (w->tensors[i].encoding == UPG_INT8 || w->tensors[i].encoding == UPG_TRELLIS)
+        if (upg_encoding_is_coded(w->tensors[i].encoding))
             r->matrices[r->n++] = (cli_report_matrix){&w->tensors[i], CLI_UNKNOWN};
     int rc = 0;
     if (w->report) {
@@ -126,6 +127,7 @@ void cli_report_free(cli_report *r) {
 
 const char *cli_report_bits(const upg_tensor *t) {
     static const char *const names[] = {[4] = "2", [5] = "2.5", [6] = "3", [7] = "3.5", [8] = "4"};
+    if (t->encoding == UPG_SPARSE) return t->s == 8 ? "sparse 8" : "sparse 4";
     return t->encoding == UPG_INT8 ? "int8" : names[t->s];
 }
 

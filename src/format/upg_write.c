@@ -387,9 +387,9 @@ int upg_writer_put(upg_writer *w, size_t i, const void *data, const float *scale
     bool coded = upg_encoding_is_coded(t->encoding);
     if (!data || coded != (scale != NULL))
         return upg_fail(e, "tensor '%s': %s", t->name,
-                        !data     ? "no data"
-                        : coded   ? "no row scales"
-                                  : "has no row scales");
+                        !data   ? "no data"
+                        : coded ? "no row scales"
+                                : "has no row scales");
     int64_t row = coded ? upg_file_bad_scale(scale, t->rows) : t->rows;
     if (row < t->rows)
         return upg_fail(e, "tensor '%s': scale %g of row %lld is neither 0 nor within 2^-50..2^30", t->name,
@@ -422,8 +422,8 @@ static bool read_item(const upg_writer *w, const item *it, const uint8_t expecte
     return !memcmp(hash, expected, 16);
 }
 
-bool upg_writer_recover(upg_writer *w, size_t i, const uint8_t data_hash[16], const uint8_t scale_hash[16],
-                        void *data, float *scale) {
+bool upg_writer_recover(upg_writer *w, size_t i, const uint8_t data_hash[16], const uint8_t scale_hash[16], void *data,
+                        float *scale) {
     const plan *p = &w->plan;
     if (i >= p->n || w->fd < 0 || upg_encoding_is_coded(p->tensors[i].encoding) != (scale != NULL)) return false;
     if (!read_item(w, &p->items[p->data_item[i]], data_hash, data)) return false;

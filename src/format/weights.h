@@ -67,7 +67,8 @@ float upg_f16(uint16_t half);
 // Elements first..first+n-1 (row-major) of an F32, F16, BF16 or GGML tensor as f32. first and n are whole rows of a
 // matrix.
 void upg_tensor_floats(const upg_tensor *t, int64_t first, int64_t n, float *out);
-// Tells the system that a tensor of an open file will not be read again soon, so that its pages need not stay in memory.
+// Tells the system that a tensor of an open file will not be read again soon, so that its pages need not stay in
+// memory.
 void upg_weights_release(const upg_weights *w, const upg_tensor *t);
 // Bytes of a tensor in an encoding, padding included; 0 if the shape is not allowed.
 size_t upg_encoded_bytes(upg_encoding encoding, int s, int64_t rows, int64_t cols);
@@ -103,8 +104,8 @@ int upg_writer_put(upg_writer *w, size_t i, const void *data, const float *scale
 void upg_writer_hashes(const upg_writer *w, size_t i, uint8_t data[16], uint8_t scale[16]);
 // Whether a kept temporary file holds tensor i with these hashes already; then it counts as put. data:
 // [upg_encoded_bytes] and scale: [rows] (NULL where there are none) are filled in.
-bool upg_writer_recover(upg_writer *w, size_t i, const uint8_t data_hash[16], const uint8_t scale_hash[16],
-                        void *data, float *scale);
+bool upg_writer_recover(upg_writer *w, size_t i, const uint8_t data_hash[16], const uint8_t scale_hash[16], void *data,
+                        float *scale);
 // Makes the temporary file one that upg_model_open takes, without a report, once every tensor is put.
 int upg_writer_preview(upg_writer *w, const char **path, upg_error *e);
 // report: JSON text of at most report_room bytes, or NULL. On success the target exists, whole and synced.
