@@ -6,11 +6,8 @@ upg=$1 model=$2 tokens=$3 calibration=${4:-} windows=${5:-1000000}
 printf 'original, fp32: '
 "$upg" eval "$model" --tokens "$tokens" --windows "$windows" -q
 row --encoding int8
-for k in 4 3.5 3 2.5 2; do row --layer-bits $k --embedding-bits 8 --head-bits 8; done
-
-row --ratio 8
-row --ratio 10
-row --ratio 12
+for k in 4 3.5 3 2.5 2; do row --layer-bits $k --embedding-bits 8 --head-bits 8 --calibrate none; done
+for r in 8 10 12; do row --ratio $r --calibrate none; done
 if [ -n "$calibration" ]; then
     row --layer-bits 3 --embedding-bits 8 --head-bits 8 --calibrate "$calibration"
     row --ratio 10 --calibrate "$calibration"

@@ -3,7 +3,7 @@
 set -eu
 upg=$1 model=$2 tokens=$3 calibration=$4 windows=${5:-16}
 . "$(dirname "$0")/quality_row.sh"
-for fit in "" "--calibrate $calibration"; do
+for fit in "--calibrate none" "--calibrate $calibration"; do
     for size in 8 4; do
         # shellcheck disable=SC2086
         for basis in plain rotated; do row --encoding sparse --sparse-bits $size --sparse-basis $basis $fit; done

@@ -22,7 +22,7 @@ static const struct mode {
 } modes[] = {
     [UPG_SEARCH_SEAM] = {16, {0}},
     [UPG_SEARCH_EXACT] = {STEPS / 2, {0}},
-    [UPG_SEARCH_FAST] = {16, {1270, 575, 250, 112, 50}},
+    [UPG_SEARCH_FAST] = {16, {1300, 575, 256, 112, 50}},
 };
 
 // A way to do a step: how many neighbouring h are neighbours in its tables, and the step itself.
