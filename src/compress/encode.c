@@ -34,14 +34,14 @@ struct upg_encoder {
     float *scale, *values;
     double *errors, *energies; // [groups]
     struct group_work {
-        float *rows;             // [task_rows][n] rotated
-        float *target;           // [task_rows][n] what is coded: rows times z
-        float *sum;              // [task_rows][n] feedback so far
-        float *error;            // [task_rows][n] target less what its code stands for
-        uint32_t *codes;         // trellis: [GROUP][n/16][4*S]
-        int8_t *decoded;         // [task_rows][n]
-        uint8_t *values, *keep;  // sparse: [task_rows][n]
-    } * work;            // [threads]
+        float *rows;            // [task_rows][n] rotated
+        float *target;          // [task_rows][n] what is coded: rows times z
+        float *sum;             // [task_rows][n] feedback so far
+        float *error;           // [task_rows][n] target less what its code stands for
+        uint32_t *codes;        // trellis: [GROUP][n/16][4*S]
+        int8_t *decoded;        // [task_rows][n]
+        uint8_t *values, *keep; // sparse: [task_rows][n]
+    } * work;                   // [threads]
     atomic_llong bad_row;
     atomic_bool no_memory;
 };
@@ -107,8 +107,7 @@ static int reserve(upg_encoder *en, upg_error *e) {
             !(w->sum = upg_alloc(all, sizeof(float), e)) || !(w->error = upg_alloc(all, sizeof(float), e)) ||
             !(w->codes = upg_alloc(n * 2 * GROUP, 4, e)) || !(w->decoded = upg_alloc(all, 1, e)))
             return -1;
-        if (en->encoding == UPG_SPARSE &&
-            (!(w->values = upg_alloc(all, 1, e)) || !(w->keep = upg_alloc(all, 1, e))))
+        if (en->encoding == UPG_SPARSE && (!(w->values = upg_alloc(all, 1, e)) || !(w->keep = upg_alloc(all, 1, e))))
             return -1;
         upg_search **search = en->encoding == UPG_TRELLIS ? &en->search[i * 5 + en->s - UPG_TRELLIS_MIN_S] : NULL;
         if (search && !*search && !(*search = upg_search_new(en->s, NULL, e))) return -1;

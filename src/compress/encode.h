@@ -9,8 +9,8 @@ typedef struct upg_encoder upg_encoder; // workspaces of all threads
 upg_encoder *upg_encoder_new(upg_pool *pool, uint64_t rotation_seed, upg_search_mode mode, upg_error *e);
 void upg_encoder_free(upg_encoder *en);
 
-// w: an original matrix. as: the encoding it gets. feedback: of the layer's inputs in the basis it is coded in, or NULL. data:
-// [upg_encoded_bytes]; scale: [rows]; values: [rows][cols] what the code stands for, in the original basis, or NULL.
-// *error is the relative squared error. Non-finite weights are refused by row.
+// w: an original matrix. as: the encoding it gets. feedback: of the layer's inputs in the basis it is coded in, or
+// NULL. data: [upg_encoded_bytes]; scale: [rows]; values: [rows][cols] what the code stands for, in the original basis,
+// or NULL. *error is the relative squared error. Non-finite weights are refused by row.
 int upg_encode_matrix(upg_encoder *en, const upg_tensor *w, const upg_writer_tensor *as, const upg_feedback *feedback,
                       uint8_t *data, float *scale, float *values, double *error, upg_error *e);

@@ -6,8 +6,8 @@
 
 typedef struct upg_feedback {
     int n;
-    // [n][n] lower: H + damping = L D L', D and L's unit diagonal of 16-blocks. In place of the ones stands the diagonal
-    // of the Cholesky factor, lower 16-blocks.
+    // [n][n] lower: H + damping = L D L', D and L's unit diagonal of 16-blocks. In place of the ones stands the
+    // diagonal of the Cholesky factor, lower 16-blocks.
     float *l;
     float *z; // [n][n]: rows to code are w' z instead of w'
 } upg_feedback;

@@ -1,8 +1,8 @@
 // A sparse matrix's choice of survivors. See sparse.h.
 //
 // A block of up to 256 x 256 weights keeps the half whose loss would hurt most. Without calibration that is |w|. With
-// it columns are coded one by one from the last to the first as in SparseGPT (arXiv 2301.00774): leaving out weight w of
-// column j, and letting the columns before it make up for that as well as they can, costs w^2 c_jj^2, where C is the
+// it columns are coded one by one from the last to the first as in SparseGPT (arXiv 2301.00774): leaving out weight w
+// of column j, and letting the columns before it make up for that as well as they can, costs w^2 c_jj^2, where C is the
 // Cholesky factor of the inputs' Hessian. The half is chosen for a whole group of columns when its turn comes.
 #include "compress/sparse.h"
 #include "codec/sparse.h"
@@ -102,7 +102,8 @@ static void code_tile(upg_sparse_rows *s, int r, int first) {
         size_t k = at + (size_t)j;
         float t = s->target[k] + (s->feedback ? s->sum[k] : 0);
         if (s->feedback) {
-            const float *c = s->feedback->l + (size_t)first * n + (size_t)(first + j); // column j of the Cholesky factor
+            const float *c =
+                s->feedback->l + (size_t)first * n + (size_t)(first + j); // column j of the Cholesky factor
             float more = 0;
             for (int i = j + 1; i < TILE; i++) more += missing[i] * c[(size_t)i * n];
             t += more / c[(size_t)j * n];

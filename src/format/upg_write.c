@@ -384,9 +384,9 @@ int upg_writer_put(upg_writer *w, size_t i, const void *data, const float *scale
     bool coded = upg_encoding_is_coded(t->encoding);
     if (!data || coded != (scale != NULL))
         return upg_fail(e, "tensor '%s': %s", t->name,
-                        !data     ? "no data"
-                        : coded   ? "no row scales"
-                                  : "has no row scales");
+                        !data   ? "no data"
+                        : coded ? "no row scales"
+                                : "has no row scales");
     int64_t row = coded ? upg_file_bad_scale(scale, t->rows) : t->rows;
     if (row < t->rows)
         return upg_fail(e, "tensor '%s': scale %g of row %lld is neither 0 nor within 2^-50..2^30", t->name,
