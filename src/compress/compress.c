@@ -182,19 +182,26 @@ static int code_weight(coding *c, upg_calibrator *cal, const upg_op *op, const u
     return 0;
 }
 
+// Feedback for a weight of the program from the moments of its inputs, which are taken over, in the basis it is coded
+// in.
+static int make_feedback(const coding *c, int weight, upg_feedback *f, upg_moments *m, const upg_feedback_options *o,
+                         upg_pool *pool, upg_error *e) {
+    if (c->j->out[output_of(c->j, weight)].unrotated && upg_moments_unrotate(m, c->j->options->rotation_seed, e)) {
+        upg_moments_free(m);
+        return -1;
+    }
+    return upg_feedback_new(f, m, o, pool, e);
+}
+
 // Codes the matrices that read what the QUANTISE op at `op` gives.
 static int code_inputs(coding *c, upg_calibrator *cal, int op, upg_pool *pool, upg_error *e) {
     const upg_program *p = c->j->model->program;
     upg_moments m;
     upg_feedback f;
     if (c->done[output_of(c->j, p->ops[op + 1].weight)]) return 0; // a tied head
-    if (upg_calibrator_moments(cal, op, &m, e)) return -1;
-    if (c->j->out[output_of(c->j, p->ops[op + 1].weight)].unrotated &&
-        upg_moments_unrotate(&m, c->j->options->rotation_seed, e)) {
-        upg_moments_free(&m);
+    if (upg_calibrator_moments(cal, op, &m, e) ||
+        make_feedback(c, p->ops[op + 1].weight, &f, &m, &feedback_options, pool, e))
         return -1;
-    }
-    if (upg_feedback_new(&f, &m, &feedback_options, pool, e)) return -1;
     int rc = 0;
     for (int i = op + 1; !rc && i < p->n_ops && p->ops[i].kind == UPG_OP_LINEAR; i++)
         rc = code_weight(c, cal, &p->ops[i], &f, e);
@@ -214,10 +221,11 @@ static int code_embedding(coding *c, upg_calibrator *cal, const upg_op *op, upg_
     upg_feedback f;
     int last = p->n_ops - 1;
     while (p->ops[last].kind != UPG_OP_QUANTISE) last--;
-    int rc = first && !upg_calibrator_moments(first, last, &m, e) &&
-                     !upg_feedback_new(&f, &m, &(upg_feedback_options){feedback_options.damping, 0}, pool, e)
-                 ? 0
-                 : -1;
+    int rc =
+        first && !upg_calibrator_moments(first, last, &m, e) &&
+                !make_feedback(c, op->weight, &f, &m, &(upg_feedback_options){feedback_options.damping, 0}, pool, e)
+            ? 0
+            : -1;
     upg_calibrator_free(first);
     if (rc) return -1;
     rc = code_weight(c, cal, op, &f, e);

@@ -21,7 +21,7 @@ typedef struct upg_linear {
 enum { UPG_PANEL_BYTES = 65536 };
 typedef struct upg_scratch {
     uint8_t *panel;  // [UPG_PANEL_BYTES], 64-byte aligned, 64 readable bytes after it
-    uint8_t *values; // [UPG_SPARSE_VALUES + UPG_SPARSE_OVERRUN] values of a 4-bit sparse block as bytes
+    uint8_t *values; // [UPG_SPARSE_VALUES + UPG_SPARSE_OVERRUN] of a 4-bit sparse block as bytes, 64-byte aligned
     int32_t *total;  // [max_rows][16 rows][16 bands], 64-byte aligned
     float *work;     // [max_inputs]
 } upg_scratch;
