@@ -9,5 +9,5 @@ for fit in "" "--calibrate $calibration --calibration-tokens 16384"; do
         for basis in plain rotated; do row --encoding sparse --sparse-bits $size --sparse-basis $basis $fit; done
     done
     # shellcheck disable=SC2086
-    for size in 4 3; do row --layer-bits $size --embedding-bits 8 --head-bits 8 $fit; done
+    row --layer-bits 3 --embedding-bits 8 --head-bits 8 $fit
 done
