@@ -30,3 +30,6 @@ if command -v "$python" >/dev/null; then
 else
     echo "$python is not here: left out"
 fi
+
+say "A matrix times a vector in every encoding, beside SciPy, NumPy and Python where \$PYTHON has them"
+"$build/upg" bench spmv --python "$python"

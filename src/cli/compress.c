@@ -113,7 +113,7 @@ static const cli_option table[] = {
 // Options that exclude or need each other; -1 if all is well.
 static int check(options *o) {
     if (!o->out == !o->name) return cli_usage(&cli_compress, "give one of -o FILE and --name NAME");
-    if ((o->c.ratio > 0) + (o->c.bits > 0) + (o->c.layer_bits > 0) > 1 && o->c.layer_bits < UPG_BITS_INT8)
+    if ((o->c.ratio > 0) + (o->c.bits > 0) + (o->c.layer_bits > 0) > 1 && !(o->c.layer_bits == UPG_BITS_INT8))
         return cli_usage(&cli_compress, "--ratio, --bits and --layer-bits exclude each other");
     bool sparse = o->c.layer_bits == UPG_BITS_SPARSE;
     if (!sparse && (o->sparse_bits || o->sparse_basis))

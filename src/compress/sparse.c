@@ -56,7 +56,7 @@ static uint8_t nearest_level(float x) {
 // The code of a kept weight of x units of the scale.
 static uint8_t code_of(const upg_sparse_rows *s, float x) {
     if (s->bits == 4) return nearest_level(x);
-    return (uint8_t)((x >= 127 ? 127 : x <= -127 ? -127 : (int)rintf(x)) + 127);
+    return (uint8_t)((x >= 127 ? 127 : x > -127 ? (int)rintf(x) : -127) + 127);
 }
 static int8_t decode(const upg_sparse_rows *s, uint8_t code) {
     return s->bits == 4 ? upg_sparse_level[code] : (int8_t)(code - 127);

@@ -54,7 +54,7 @@ done
 
 # ---- Usage ----
 helps() {
-    for verb in chat run compress eval inspect tokenize list rm; do
+    for verb in chat run compress eval inspect tokenize list rm bench "bench spmv"; do
         exits 0 "$upg" $verb --help && grep -q "^usage: upg $verb" "$work/out" && [ ! -s "$work/err" ] || return 1
     done
     exits 0 "$upg" --help && exits 0 "$upg" -h && exits 0 "$upg" help && exits 0 "$upg" --version && grep -q "^upg $(cat VERSION)$" "$work/out"
@@ -159,6 +159,18 @@ interrupted_compress() {
     UPG_ISA=scalar "$upg" compress "$stories" -o "$work/kept.upg" --layer-bits 2 --exact -q -t 1 >"$work/out" 2>"$work/err" &
     interrupt $! partial && [ "$(cat "$work/kept.upg")" = precious ] && ! partial 2>/dev/null && [ "$(cat "$work/err")" = "upg: interrupted" ]
 }
+sparse() {
+    for bits in 8 4; do
+        exits 0 "$upg" compress "$stories" -o "$work/sparse.upg" --encoding sparse --sparse-bits $bits -q && grep -q "sparse $bits" "$work/out" &&
+            exits 0 "$upg" inspect "$work/sparse.upg" --verify && grep -q "sparse $bits rotated" "$work/out" || return 1
+    done
+    exits 0 "$upg" run "$work/sparse.upg" -p "Once" -n 8 -q && [ -s "$work/out" ] &&
+        exits 2 "$upg" compress "$stories" -o "$work/sparse.upg" --encoding sparse --sparse-bits 5 &&
+        exits 2 "$upg" compress "$stories" -o "$work/sparse.upg" --encoding sparse --sparse-basis odd &&
+        exits 2 "$upg" compress "$stories" -o "$work/sparse.upg" --sparse-bits 4 &&
+        exits 2 "$upg" compress "$stories" -o "$work/sparse.upg" --encoding sparse --ratio 4
+}
+check "compress --encoding sparse" sparse
 check "compress fails with one line, and leaves the target alone" failures_of_compress
 check "compress keeps the budget and uses it" budgets
 checkpy "compress --json" compress_json
@@ -354,3 +366,18 @@ failures_of_eval() {
 }
 checkpy "eval --json" eval_json
 check "eval fails with one line" failures_of_eval
+
+# ---- bench ----
+spmv() {
+    exits 0 "$upg" bench spmv --sizes 256,512 -r 2 -t 1 --no-baselines -o csv && [ "$(wc -l <"$work/out")" = 9 ] &&
+        sed -n 2p "$work/out" | grep -q '^cpu_spmv_256,256,' && exits 0 "$upg" bench spmv --sizes 256 -r 2 -o md --python no/such/python &&
+        grep -q 'no/such/python is not there' "$work/err" && exits 0 "$upg" bench spmv --sizes 256,512 -r 2 --no-baselines &&
+        grep -q '^UPG_SpMV/cpu_trellis_512 *time: *\[' "$work/out" && grep -q '^UPG_SpMV/cpu_sparse4 *time grows as' "$work/out" &&
+        exits 2 "$upg" bench && exits 2 "$upg" bench nothing && exits 2 "$upg" bench spmv --sizes 100 && exits 2 "$upg" bench spmv -o xml
+}
+spmv_json() {
+    exits 0 "$upg" bench spmv --sizes 256,512 -r 2 -o json --python "$python" &&
+        has "$work/out" "d['rows'][0]['name'] == 'cpu_spmv_256' and 'cpu_int8' in d['exponents'] and any(r['name'] == 'python_512' for r in d['rows'])"
+}
+check "bench spmv" spmv
+checkpy "bench spmv beside Python" spmv_json

@@ -365,6 +365,7 @@ typedef struct edit {
     const char *drop;      // a tensor to leave out
     const char *transpose; // a matrix to give the shape cols x rows
     const char *as_vector; // a matrix to declare as one row
+    const char *as_sparse; // a matrix of 64 x 64 to declare as sparse and not rotated, which has as many bytes
     const char *message;   // what opening must say
 } edit;
 
@@ -399,6 +400,12 @@ static void write_edited(const char *path, const edit *x) {
                                    .cols = turned ? o->rows : o->cols};
         if (x->as_vector && !strcmp(o->name, x->as_vector))
             t[n] = (upg_writer_tensor){.name = o->name, .encoding = UPG_F32, .rows = 1, .cols = 64};
+        if (x->as_sparse && !strcmp(o->name, x->as_sparse)) {
+            t[n].encoding = UPG_SPARSE;
+            t[n].s = 8;
+            t[n].unrotated = true;
+            assert_int_equal(upg_encoded_bytes(UPG_SPARSE, 8, o->rows, o->cols), o->bytes);
+        }
         from[n++] = o;
     }
     char *config = edited_config(&w, x);
@@ -406,10 +413,10 @@ static void write_edited(const char *path, const edit *x) {
     if (!writer) fail_msg("%s", e.message);
     for (size_t i = 0; i < n; i++) {
         float scale[4096] = {0}; // a transposed matrix may have more rows
-        if (from[i]->scale && t[i].encoding == UPG_INT8)
+        if (from[i]->scale && upg_encoding_is_coded(t[i].encoding))
             memcpy(scale, from[i]->scale,
                    (size_t)(from[i]->rows < t[i].rows ? from[i]->rows : t[i].rows) * sizeof *scale);
-        if (upg_writer_put(writer, i, from[i]->data, t[i].encoding == UPG_INT8 ? scale : NULL, &e))
+        if (upg_writer_put(writer, i, from[i]->data, upg_encoding_is_coded(t[i].encoding) ? scale : NULL, &e))
             fail_msg("%s", e.message);
     }
     if (upg_writer_finish(writer, NULL, &e)) fail_msg("%s", e.message);
@@ -462,6 +469,10 @@ static void parts_that_do_not_fit(void **state) {
          .message = "tensor model.layers.2.mlp.down_proj.weight: shape 172 x 64"},
         {.as_vector = "model.layers.1.self_attn.q_proj.weight",
          .message = "tensor model.layers.1.self_attn.q_proj.weight: shape 1 x 64"},
+        {.as_sparse = "model.layers.3.self_attn.q_proj.weight",
+         .message =
+             "tensors model.layers.3.self_attn.q_proj.weight and model.layers.3.self_attn.k_proj.weight read the "
+             "same input, but only one of them is rotated"},
     };
     char path[256];
     path_in(path, folder, "edited.upg");

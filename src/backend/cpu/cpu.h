@@ -20,10 +20,10 @@ typedef struct upg_linear {
 // Scratch of one thread: a decoded panel (256 rows x up to 256 columns) and the sums of every batch row.
 enum { UPG_PANEL_BYTES = 65536 };
 typedef struct upg_scratch {
-    uint8_t *panel; // [UPG_PANEL_BYTES], 64-byte aligned, 64 readable bytes after it
-    uint8_t *values; // [UPG_SPARSE_VALUES + UPG_SPARSE_OVERRUN] values of a 4-bit sparse block as bytes
-    int32_t *total; // [max_rows][16 rows][16 bands], 64-byte aligned
-    float *work;    // [max_inputs]
+    uint8_t *panel;  // [UPG_PANEL_BYTES], 64-byte aligned, 64 readable bytes after it
+    uint8_t *values; // [UPG_SPARSE_VALUES + UPG_SPARSE_OVERRUN] of a 4-bit sparse block as bytes, 64-byte aligned
+    int32_t *total;  // [max_rows][16 rows][16 bands], 64-byte aligned
+    float *work;     // [max_inputs]
 } upg_scratch;
 
 typedef struct upg_cpu_kernels {
