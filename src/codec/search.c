@@ -15,14 +15,14 @@
 enum { TILE = 256, STEPS = UPG_TRELLIS_STEPS, TILES = UPG_STEP_TILES };
 
 // How a mode searches: steps of the first pass on each side of the seam, and thresholds for S = 4..8 (0: every window),
-// which leave a quarter of the windows and cost about .1 dB.
+// which leave a quarter of the windows and cost about .1 dB; with S = 4 the vectors are too short for that to pay.
 static const struct mode {
     int around;
     uint16_t threshold[5];
 } modes[] = {
     [UPG_SEARCH_SEAM] = {16, {0}},
     [UPG_SEARCH_EXACT] = {STEPS / 2, {0}},
-    [UPG_SEARCH_FAST] = {16, {1300, 575, 256, 112, 50}},
+    [UPG_SEARCH_FAST] = {16, {0, 575, 256, 112, 50}},
 };
 
 // A way to do a step: how many neighbouring h are neighbours in its tables, and the step itself.
