@@ -26,7 +26,7 @@ def read(path):
 def chunks(text, start, size):
     """Paragraphs from `start` on, joined to chunks, until `size` bytes are there."""
     out, now, total = [], '', 0
-    for p in re.split(r'\n\s*\n', text[start:])[1:]:
+    for p in re.split(r'\n%?\s*\n', text[start:])[1:]:
         now += p.strip('\n') + '\n\n'
         n = len(now.encode())
         if n >= CHUNK:
@@ -46,11 +46,14 @@ def assemble(parts, own, forbidden):
     parts = parts + [[p.strip('\n') + '\n\n' for p in read(own).split('%%\n')]]
     seen, lines = set(forbidden), []
     for part in parts:
+        kept = 0
         for i, chunk in enumerate(part):
             g = grams(chunk)
-            if len(chunk.encode()) < 2 * CHUNK and not g & seen:
+            if len(chunk.encode()) < 4 * CHUNK and not g & seen and len(g) > .95 * (len(chunk) - GRAM + 1):
                 seen |= g
+                kept += len(chunk.encode())
                 lines.append(((i + .5) / len(part), len(lines), chunk))
+        print(f'{kept:7} bytes of', part[0][:40].split('\n')[0])
     return ''.join(c for _, _, c in sorted(lines)).rstrip('\n') + '\n'
 
 
@@ -64,14 +67,14 @@ dhamma = 'display-dhammapada/dhammapada-{}-transl.txt'
 
 calibration = assemble([
     chunks(books, 2000, 70000), chunks(books, twain + 2000, 70000), chunks(opticks, 20000, 40000),
-    chunks(share('display-dhammapada', dhamma.format('english')), 0, 12000),
-    chunks(share('display-dhammapada', dhamma.format('polish')), 0, 15000),
+    chunks(share('display-dhammapada', dhamma.format('english')), 4000, 12000),
+    chunks(share('display-dhammapada', dhamma.format('polish')), 4000, 15000),
     chunks(share('fortunes-zh', 'games/fortunes/tang300'), 0, 25000),
     chunks(stb('stb_ds.h'), 22000, 25000), chunks(stb('stb_sprintf.h'), 12000, 25000), chunks(stb('stb_truetype.h'), 45000, 25000),
-    chunks(page('lang_select.html'), 4000, 20000), chunks(page('wal.html'), 4000, 20000)], ROOT / 'data/own/calibration.txt', valid)
+    chunks(page('wal.html'), 4000, 20000)], ROOT / 'data/own/calibration.txt', valid)
 heldout = assemble([
     chunks(books[:twain], doyle + 2000, 45000), chunks(stb('stb_rect_pack.h'), 6000, 10000), chunks(stb('stb_vorbis.h'), 30000, 12000),
-    chunks(page('lang_createtable.html'), 4000, 12000), chunks(share('fortunes-zh', 'games/fortunes/song100'), 0, 9000)],
+    chunks(share('fortunes-zh', 'games/fortunes/song100'), 0, 9000)],
     ROOT / 'data/own/heldout.txt', valid | grams(calibration))
 for name, text in ('calibration', calibration), ('heldout', heldout):
     g = [text[i:i + GRAM] for i in range(len(text) - GRAM + 1)]
