@@ -33,8 +33,8 @@ static void test_sizes(void **state) {
         assert_null(strchr(text[k], '\r'));
         assert_int_equal(text[k][n[k] - 1], '\n');
     }
-    assert_in_range(n[0], 140000, 450000);
-    assert_in_range(n[1], 40000, 120000);
+    assert_in_range(n[0], 200000, 450000);
+    assert_in_range(n[1], 60000, 120000);
 }
 
 // utf8proc refuses what is not UTF-8, and composes what is not in NFC.
