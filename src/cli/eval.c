@@ -1,5 +1,6 @@
-// upg eval: how well a model predicts a text, and how far it is from a reference.
-#include "cli/cli.h"
+// upg eval: how well a model predicts a text, and how far it is from a reference; or how it does on tasks
+// (eval_tasks.c).
+#include "cli/eval_tasks.h"
 #include "base/thread.h"
 #include <errno.h>
 #include <math.h>
@@ -13,6 +14,7 @@ typedef struct options {
     int window, windows, n_threads; // 0: the default
     bool json;
     cli_progress progress;
+    cli_tasks tasks;
 } options;
 
 #define AT(field) .offset = offsetof(options, field)
@@ -25,7 +27,7 @@ static const cli_option table[] = {
     {"reference", 0, "SRC", "the original, or another .upg", CLI_STRING, AT(reference)},
     {"logits", 0, "FILE", "write F32 `logits` [tokens][vocabulary] as safetensors", CLI_STRING, AT(logits)},
     {"threads", 't', "N", "default: one a core", CLI_INT, AT(n_threads), 1, 1024},
-    {"json", 0, NULL, "keys nll, ppl, kl, top1, tokens", CLI_FLAG, AT(json)},
+    {"json", 0, NULL, "one line of JSON: the same figures", CLI_FLAG, AT(json)},
     {"quiet", 'q', NULL, "no progress", CLI_FLAG, AT(progress.quiet)},
     {0}};
 
@@ -175,24 +177,26 @@ static void print_result(const evaluation *ev) {
     printf("  tokens %llu (%s)\n", (unsigned long long)ev->n, upg_session_path(ev->session));
 }
 
-static int run(int argc, char **argv) {
-    options o = {0};
-    int status = cli_parse(&cli_eval, argc, argv, &o, &o.model);
-    if (status >= 0) return status;
-    if (!o.text == !o.tokens) return cli_usage(&cli_eval, "give one of --text and --tokens");
-    upg_error e = {0};
-    evaluation *ev = upg_alloc(1, sizeof *ev, &e);
-    if (!ev) return cli_failed(&e);
-    ev->o = &o;
-    ev->window = o.window ? o.window : 1024;
-    cli_catch_interrupt(false);
-    int rc = open_all(ev, &e) || evaluate(ev, &e);
-    cli_progress_end(&o.progress);
-    status = !rc ? CLI_OK : cli_interrupted ? CLI_INTERRUPTED : CLI_FAILED;
-    if (rc)
-        cli_failed(&e);
-    else
-        print_result(ev);
+// What goes together. Tasks have no windows and no reference.
+static int check(const options *o) {
+    if (!!o->text + !!o->tokens + !!o->tasks.choices + !!o->tasks.last_word != 1)
+        return cli_usage(&cli_eval, "give one of --text, --tokens, --choices and --last-word");
+    bool tasks = o->tasks.choices || o->tasks.last_word;
+    if (tasks && (o->window || o->windows || o->reference || o->logits))
+        return cli_usage(&cli_eval, "--window, --windows, --reference and --logits go with --text and --tokens");
+    if (!tasks && (o->tasks.results || o->tasks.limit || o->tasks.context || o->tasks.batch))
+        return cli_usage(&cli_eval, "--results, --limit, --context and --batch go with --choices and --last-word");
+    return 0;
+}
+
+static int run_text(options *o, upg_error *e) {
+    evaluation *ev = upg_alloc(1, sizeof *ev, e);
+    if (!ev) return -1;
+    ev->o = o;
+    ev->window = o->window ? o->window : 1024;
+    int rc = open_all(ev, e) || evaluate(ev, e) ? -1 : 0;
+    cli_progress_end(&o->progress);
+    if (!rc) print_result(ev);
     if (ev->logits) fclose(ev->logits);
     upg_session_free(ev->session);
     upg_session_free(ev->reference_session);
@@ -201,18 +205,41 @@ static int run(int argc, char **argv) {
     upg_model_free(ev->reference);
     free(ev->tokens);
     free(ev);
-    return status;
+    return rc;
+}
+
+static int run(int argc, char **argv) {
+    options o = {0};
+    int status = cli_parse(&cli_eval, argc, argv, &o, &o.model);
+    if (status >= 0) return status;
+    if ((status = check(&o))) return status;
+    cli_catch_interrupt(false);
+    upg_error e = {0};
+    bool tasks = o.tasks.choices || o.tasks.last_word;
+    cli_tasks_setup setup = {o.model, &o.tasks, o.n_threads, o.json, &o.progress};
+    if (!(tasks ? cli_eval_tasks(&setup, &e) : run_text(&o, &e))) return CLI_OK;
+    cli_failed(&e);
+    return cli_interrupted ? CLI_INTERRUPTED : CLI_FAILED;
 }
 
 const cli_verb cli_eval = {
     .name = "eval",
-    .summary = "measure perplexity and divergence from a reference",
-    .arguments = "MODEL (--text FILE | --tokens FILE.u16) [OPTIONS]",
+    .summary = "measure perplexity, divergence from a reference, accuracy on tasks",
+    .arguments = "MODEL (--text FILE | --tokens FILE.u16 | --choices FILE.jsonl | --last-word FILE.jsonl) [OPTIONS]",
     .about =
         "Negative log-likelihood and perplexity over disjoint windows of N tokens, each predicting its N next ones.\n"
         "With --reference also the mean KL divergence KL(reference || model) in nats a token, and how often both\n"
-        "agree on the likeliest token.\n",
-    .groups = {{table, 0}},
+        "agree on the likeliest token.\n"
+        "\n"
+        "--choices: a line is {\"context\": TEXT, \"endings\": [TEXT, ..], \"label\": N}, the right one counted from "
+        "0; or\n"
+        "{\"contexts\": [TEXT, ..], \"ending\": TEXT, \"label\": N}. A space comes between context and ending if "
+        "neither has\n"
+        "white space there (\"separator\": \"\" for none). The ending of the highest log-likelihood is chosen "
+        "(accuracy), or\n"
+        "of the highest per character (normalised accuracy, the figure to quote where endings differ in length).\n"
+        "--last-word: a line is {\"text\": TEXT}; right if every token of the last word is the likeliest one.\n",
+    .groups = {{table, 0}, {cli_tasks_options, offsetof(options, tasks)}},
     .min_args = 1,
     .max_args = 1,
     .run = run};
