@@ -206,7 +206,7 @@ def calibration_options(args, options):
 def kept(args, engine, name, how, measure):
     """The point, measured unless an earlier run did; None if that engine is not to be measured."""
     what = {"engine": engine, "name": name, "how": how, "windows": args.windows, "window": args.window} | args.inputs
-    what["version"] = args.versions[engine]
+    what |= {"upg": args.upg_sha} if engine == "upg" else {"version": args.llama_version}
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
     path = os.path.join(args.work, "points", f"{engine}-{name.replace(' ', '-')}-{key}.json")
     if not os.path.exists(path):
@@ -364,7 +364,7 @@ def main():
     args.gguf = args.model
     if os.path.isdir(args.model):
         args.gguf = peer.make(os.path.join(args.work, "original.gguf"), lambda out: peer.tales_gguf(args.model, out))
-    args.versions = {"upg": sha(args.upg), "llama.cpp": importlib.metadata.version("llama-cpp-python")}
+    args.upg_sha, args.llama_version = sha(args.upg), importlib.metadata.version("llama-cpp-python")
     args.inputs = {"model": sha(args.gguf), "tokens": sha(args.tokens), "calibrate": sha(args.calibrate), "calibration_tokens": args.calibration_tokens}
     if args.check:
         return check(args)
