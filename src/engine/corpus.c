@@ -4,8 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-int upg_tokenize_corpus(const upg_model *m, const char *text, size_t size, int32_t **tokens, size_t *n,
-                        upg_error *e) {
+int upg_tokenize_corpus(const upg_model *m, const char *text, size_t size, int32_t **tokens, size_t *n, upg_error *e) {
     size_t n_ids = 0;
     int32_t *ids = NULL, bos = upg_model_bos(m);
     if (upg_tokenize(m, text, size, false, &ids, &n_ids, e)) return -1;
