@@ -31,8 +31,9 @@ int upg_allocate_bits(upg_writer_tensor *tensors, const double *importance, size
         if (!level[i]) set_level(&tensors[i], 0);
     }
     size_t smallest = size(ctx);
-    if (smallest > budget) {
+    if (!smallest || smallest > budget) {
         free(level);
+        if (!smallest) return upg_fail(e, "these tensors make no valid file, or memory is short");
         return upg_fail(
             e, "the file may have %zu bytes, but needs at least %zu, at 2 bits a weight: ask for less compression",
             budget, smallest);
@@ -44,7 +45,12 @@ int upg_allocate_bits(upg_writer_tensor *tensors, const double *importance, size
                 best = i;
         if (best == n) break;
         set_level(&tensors[best], level[best] + 1);
-        if (size(ctx) > budget) {
+        size_t bytes = size(ctx);
+        if (!bytes) {
+            free(level);
+            return upg_fail(e, "out of memory");
+        }
+        if (bytes > budget) {
             set_level(&tensors[best], level[best]);
             level[best] = -1;
         } else if (++level[best] == N_LEVELS - 1) {

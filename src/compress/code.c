@@ -3,6 +3,7 @@
 #include "backend/cpu/cpu.h"
 #include "compress/job.h"
 #include "compress/sparse.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,7 +51,7 @@ static void read_journal(coding *c) {
         double error;
         if (sscanf(line, "tensor %zu %32s %32s %lf", &i, data, scale, &error) == 4 && i < c->j->n) {
             recorded *r = &c->recorded[i];
-            r->there = parse_hash(data, r->data) && parse_hash(scale, r->scale);
+            r->there = parse_hash(data, r->data) && parse_hash(scale, r->scale) && isfinite(error);
             r->error = error;
         } else if (sscanf(line, "part %d %llx %llx", &part, &a, &b) == 3) {
             c->part = part;
@@ -307,8 +308,7 @@ static int go_on(coding *c, upg_error *e) {
     upg_runner_seek(c->runner, c->part);
     for (int i = 0; i < STREAMS; i++) {
         uint64_t hash;
-        if (upg_runner_hash(c->runner, i, &hash, e)) return -1;
-        if (hash == c->hashes[i]) continue;
+        if (!upg_runner_hash(c->runner, i, &hash, NULL) && hash == c->hashes[i]) continue;
         upg_runner_seek(c->runner, 0);
         return 0;
     }

@@ -1,6 +1,5 @@
 // See journal.h.
 #include "compress/journal.h"
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -11,12 +10,17 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-enum { MAX_JOURNAL = 1 << 28, MAX_FILES = 8, CHECKSUM = 16 }; // checksum: hex digits before a line, and a space
+enum { MAX_JOURNAL = 1 << 28, CHECKSUM = 16 }; // checksum: hex digits before a line, and a space
+
+// Whatever else lies in the folder is somebody else's and stays.
+static const char *const names[] = {"file", "streams", "sensitivity", "original"};
+enum { N_NAMES = sizeof names / sizeof *names };
 
 struct upg_journal {
     char *folder, *path;
-    char *files[MAX_FILES]; // paths asked for
+    char *files[N_NAMES]; // paths asked for
     int fd;
+    bool ours;    // locked, and what the journal says is of this key
     uint64_t end; // of the lines that count
     char **lines;
     size_t n;
@@ -48,7 +52,7 @@ static void drop_lines(upg_journal *j) {
 static int read_lines(upg_journal *j, upg_error *e) {
     off_t size = lseek(j->fd, 0, SEEK_END);
     if (size < 0) return upg_fail(e, "%s: cannot read: %s", j->path, strerror(errno));
-    if (size > MAX_JOURNAL) return 0;
+    if (!size || size > MAX_JOURNAL) return 0;
     char *text = upg_alloc((size_t)size + 1, 1, e);
     int rc = text ? upg_read_at(j->fd, j->path, text, (size_t)size, 0, e) : -1;
     for (char *at = text, *end; !rc && (end = strchr(at, '\n')); at = end + 1) {
@@ -64,30 +68,45 @@ static int read_lines(upg_journal *j, upg_error *e) {
     return rc;
 }
 
-// Removes every file of the folder but the journal, which is emptied.
+// Removes the files that a journal speaks of and empties it.
 static int start_over(upg_journal *j, upg_error *e) {
     drop_lines(j);
     j->end = 0;
-    DIR *d = opendir(j->folder);
-    if (!d) return upg_fail(e, "%s: %s", j->folder, strerror(errno));
-    for (struct dirent *entry; (entry = readdir(d));)
-        if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..") && strcmp(entry->d_name, "journal"))
-            unlinkat(dirfd(d), entry->d_name, 0);
-    closedir(d);
-    return ftruncate(j->fd, 0) ? upg_fail(e, "%s: %s", j->path, strerror(errno)) : 0;
+    int folder = open(j->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (folder < 0) return upg_fail(e, "%s: %s", j->folder, strerror(errno));
+    for (int i = 0; i < N_NAMES; i++) unlinkat(folder, names[i], 0);
+    close(folder);
+    return ftruncate(j->fd, 0) ? upg_fail(e, "%s: cannot write: %s", j->path, strerror(errno)) : 0;
+}
+
+// The journal, locked. Another process may finish, and remove it, between opening and locking: then it is no file of
+// the folder any more.
+static int lock(upg_journal *j, upg_error *e) {
+    struct stat opened, there;
+    for (int tries = 0; tries < 100; tries++) {
+        if (mkdir(j->folder, 0777) && errno != EEXIST)
+            return upg_fail(e, "%s: cannot create: %s", j->folder, strerror(errno));
+        j->fd = open(j->path, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
+        if (j->fd < 0 && errno == ENOENT) continue;
+        if (j->fd < 0) return upg_fail(e, "%s: cannot create: %s", j->path, strerror(errno));
+        if (flock(j->fd, LOCK_EX | LOCK_NB))
+            return errno == EWOULDBLOCK ? upg_fail(e, "%s: another process is writing there", j->folder)
+                                        : upg_fail(e, "%s: cannot lock: %s", j->path, strerror(errno));
+        if (!fstat(j->fd, &opened) && !S_ISREG(opened.st_mode)) return upg_fail(e, "%s: is no file", j->path);
+        if (!stat(j->path, &there) && there.st_ino == opened.st_ino && there.st_dev == opened.st_dev) return 0;
+        close(j->fd);
+        j->fd = -1;
+    }
+    return upg_fail(e, "%s: cannot create: %s", j->path, strerror(ENOENT));
 }
 
 static int open_folder(upg_journal *j, const uint8_t key[16], upg_error *e) {
-    if (mkdir(j->folder, 0777) && errno != EEXIST)
-        return upg_fail(e, "%s: cannot create: %s", j->folder, strerror(errno));
-    j->fd = open(j->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (j->fd < 0) return upg_fail(e, "%s: cannot create: %s", j->path, strerror(errno));
-    if (flock(j->fd, LOCK_EX | LOCK_NB)) return upg_fail(e, "%s: another process is writing there", j->folder);
     char line[64] = "key ";
     for (int i = 0; i < 16; i++) sprintf(line + 4 + 2 * i, "%02x", key[i]);
-    if (read_lines(j, e)) return -1;
-    if (j->n && !strcmp(j->lines[0], line)) return 0;
-    return start_over(j, e) || upg_journal_add(j, e, "%s", line) ? -1 : 0;
+    if (lock(j, e) || read_lines(j, e)) return -1;
+    j->ours = true;
+    if (!j->n || strcmp(j->lines[0], line)) return start_over(j, e) || upg_journal_add(j, e, "%s", line) ? -1 : 0;
+    return ftruncate(j->fd, (off_t)j->end) ? upg_fail(e, "%s: cannot write: %s", j->path, strerror(errno)) : 0;
 }
 
 upg_journal *upg_journal_open(const char *out, const uint8_t key[16], upg_error *e) {
@@ -104,14 +123,14 @@ upg_journal *upg_journal_open(const char *out, const uint8_t key[16], upg_error 
 
 void upg_journal_close(upg_journal *j, bool keep) {
     if (!j) return;
-    if (j->fd >= 0 && (!keep || j->n <= 1)) {
+    if (j->ours && (!keep || j->n <= 1)) {
         start_over(j, NULL);
         unlink(j->path);
         rmdir(j->folder);
     }
     if (j->fd >= 0) close(j->fd);
     drop_lines(j);
-    for (int i = 0; i < MAX_FILES; i++) free(j->files[i]);
+    for (int i = 0; i < N_NAMES; i++) free(j->files[i]);
     free(j->folder);
     free(j->path);
     free(j);
@@ -119,12 +138,12 @@ void upg_journal_close(upg_journal *j, bool keep) {
 
 const char *upg_journal_file(upg_journal *j, const char *name, upg_error *e) {
     int i = 0;
-    while (i < MAX_FILES && j->files[i]) i++;
-    if (i == MAX_FILES) {
-        upg_fail(e, "%s: too many files", j->folder);
+    while (i < N_NAMES && strcmp(names[i], name)) i++;
+    if (i == N_NAMES) {
+        upg_fail(e, "%s: a journal has no file '%s'", j->folder, name);
         return NULL;
     }
-    return j->files[i] = join(j->folder, name, e);
+    return j->files[i] ? j->files[i] : (j->files[i] = join(j->folder, name, e));
 }
 
 size_t upg_journal_lines(const upg_journal *j) {

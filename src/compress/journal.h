@@ -7,11 +7,12 @@
 typedef struct upg_journal upg_journal;
 
 // Opens OUT.partial, made if needed, for whoever has this key (of source and options). What another key left there is
-// removed. Refuses if another process has it open.
+// removed; files that no journal makes stay. Refuses, and touches nothing, if another process has it open.
 upg_journal *upg_journal_open(const char *out, const uint8_t key[16], upg_error *e);
 // keep: leave the folder for the next one, unless nothing was added. Otherwise it is removed with its files.
 void upg_journal_close(upg_journal *j, bool keep);
-const char *upg_journal_file(upg_journal *j, const char *name, upg_error *e); // its path in the folder; owned by j
+// The path of "file", "streams", "sensitivity" or "original" in the folder; owned by j.
+const char *upg_journal_file(upg_journal *j, const char *name, upg_error *e);
 
 size_t upg_journal_lines(const upg_journal *j);
 const char *upg_journal_line(const upg_journal *j, size_t i);

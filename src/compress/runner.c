@@ -160,7 +160,7 @@ upg_runner *upg_runner_new(const upg_program *program, const upg_runner_options 
         upg_runner_free(r);
         return NULL;
     }
-    r->fd = open(r->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    r->fd = open(r->path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (r->fd < 0) {
         upg_fail(e, "%s: cannot create: %s", r->path, strerror(errno));
         upg_runner_free(r);

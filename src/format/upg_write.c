@@ -337,7 +337,7 @@ static int create(upg_writer *w, const char *temporary, upg_error *e) {
     else
         w->temporary = upg_alloc(strlen(w->path) + 64, 1, e);
     if (!w->temporary || open_folder(w, e)) return -1;
-    if (temporary) w->fd = open(temporary, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (temporary) w->fd = open(temporary, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
     // A process may write the same target twice, and a dead one may have had our process id.
     for (int k = 0; k < 1000 && !temporary; k++) {
         snprintf(w->temporary, strlen(w->path) + 64, "%s.partial.%ld.%d", w->path, (long)getpid(), k);
@@ -470,10 +470,25 @@ static int sync_folder(const upg_writer *w, upg_error *e) {
     return upg_fail(e, "%s: is written, but its folder cannot be synced: %s", w->path, strerror(errno));
 }
 
+// What lies between the items of a file that was there before may be anything; no hash tells.
+static int clear_padding(const upg_writer *w, upg_error *e) {
+    static const uint8_t zeros[UPG_PAGE];
+    const plan *p = &w->plan;
+    uint64_t at = 0;
+    for (size_t i = 0; i <= p->n_items; i++) {
+        uint64_t next = i < p->n_items ? p->items[i].begin : p->data_size;
+        for (; at < next; at += UPG_PAGE)
+            if (write_at(w, zeros, next - at < UPG_PAGE ? next - at : UPG_PAGE, p->data_start + at, e)) return -1;
+        if (i < p->n_items) at = next + p->items[i].bytes;
+    }
+    return 0;
+}
+
 static int put_header(const upg_writer *w, const char *report, upg_error *e) {
     if (w->fd < 0) return upg_fail(e, "%s: is finished or failed", w->path);
     for (size_t i = 0; i < w->plan.n; i++)
         if (atomic_load(&w->state[i]) != 2) return upg_fail(e, "tensor '%s': was not written", w->plan.tensors[i].name);
+    if (w->keep && clear_padding(w, e)) return -1;
     return write_header(w, report, e);
 }
 
