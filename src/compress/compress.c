@@ -338,7 +338,10 @@ static int sense(upg_job *j, double *kl, upg_error *e) {
 static int measure_sensitivity(upg_job *j, upg_error *e) {
     double *kl = upg_alloc((size_t)j->model->program->n_weights, sizeof *kl, e);
     int rc = kl ? 0 : -1;
-    if (!rc && !recorded_importance(j, kl)) rc = sense(j, kl, e) || record_importance(j, kl, e) ? -1 : 0;
+    if (!rc && recorded_importance(j, kl))
+        j->result->resumed = true;
+    else if (!rc)
+        rc = sense(j, kl, e) || record_importance(j, kl, e) ? -1 : 0;
     const char *path = rc ? NULL : upg_journal_file(j->journal, "sensitivity", e);
     if (path) unlink(path); // its place on the disk is wanted for the streams
     rc = path ? 0 : -1;

@@ -133,11 +133,13 @@ templates() {
     "$upg" run "$model" --template "$work/mood.jinja" --template-args '{"mood":"once upon"}' -p x -n 3 --seed 1 -q >"$work/a" && "$upg" run "$model" --template-args '{"bos_token":"x"}' -p x -q >"$work/out" 2>"$work/err"
     [ $? = 1 ] && complains "cannot be set" && [ -s "$work/a" ]
 }
+# Without calibration and measuring, which have tests of their own.
+compress() { "$upg" compress "$@" --calibrate none --heldout none; }
 # A compressed model keeps its template and what the template writes: the EOS here is the one of tokenizer_config.json.
 compressed() {
     mkdir -p "$work/eos" && cp "$model"/* "$work/eos" && printf '{"bos_token":{"content":"<s>"},"eos_token":"<unk>"}' >"$work/eos/tokenizer_config.json" &&
         printf '{{ eos_token }}{{ bos_token }}{{ messages[0].content }}' >"$work/eos/chat_template.jinja" &&
-        "$upg" compress "$work/eos" -o "$work/eos.upg" --layer-bits 4 -q >/dev/null || return 1
+        compress "$work/eos" -o "$work/eos.upg" --layer-bits 4 -q >/dev/null || return 1
     for m in eos eos.upg; do "$upg" run "$work/$m" --chat -p x -n 1 --json || return 1; done >"$work/a"
     has "$work/a" "d[0]['prompt_tokens'] == d[1]['prompt_tokens'] <= 4" && "$upg" inspect "$work/eos.upg" | grep -q 'chat template included'
 }
@@ -264,15 +266,15 @@ fi
 # ---- Names ----
 names() {
     "$upg" list >"$work/out" 2>"$work/err" && [ ! -s "$work/out" ] && grep -q "no models in" "$work/err" && [ "$("$upg" list --json)" = "[]" ] || return 1
-    "$upg" compress "$model" --name tiny --layer-bits 4 -q >/dev/null && [ -s "$work/models/tiny.upg" ] && cp -r "$model" "$work/models/original" && echo x >"$work/models/broken.upg" || return 1
+    compress "$model" --name tiny --layer-bits 4 -q >/dev/null && [ -s "$work/models/tiny.upg" ] && cp -r "$model" "$work/models/original" && echo x >"$work/models/broken.upg" || return 1
     "$upg" list >"$work/out" && grep -q '^tiny.upg  *LlamaForCausalLM  *0.3 M' "$work/out" && grep -q '^original ' "$work/out" && grep -q '^broken.upg .*broken.upg' "$work/out" || return 1
     "$upg" run tiny --chat -p Hello -n 5 --seed 1 -q >"$work/a" && "$upg" run "$work/models/tiny.upg" --chat -p Hello -n 5 --seed 1 -q >"$work/b" && cmp "$work/a" "$work/b" || return 1
     "$upg" inspect tiny.upg >/dev/null && "$upg" tokenize original </dev/null >/dev/null && "$upg" eval tiny --text README.md --window 64 --windows 2 --reference original -q >/dev/null &&
-        "$upg" compress original -o "$work/again.upg" --layer-bits 4 -q >/dev/null && cmp "$work/again.upg" "$work/models/tiny.upg" || return 1
+        compress original -o "$work/again.upg" --layer-bits 4 -q >/dev/null && cmp "$work/again.upg" "$work/models/tiny.upg" || return 1
     (cd "$work" && printf x >tiny && "$upg" inspect tiny >/dev/null 2>"$work/err"; [ $? = 1 ] && complains tiny) || return 1 # a path wins
-    "$upg" compress "$model" --name ../x -q >/dev/null 2>"$work/err"
+    compress "$model" --name ../x -q >/dev/null 2>"$work/err"
     [ $? = 1 ] && complains "no slash" && [ ! -e "$work/x.upg" ] || return 1
-    "$upg" compress "$model" --name x -o y -q >/dev/null 2>"$work/err"
+    compress "$model" --name x -o y -q >/dev/null 2>"$work/err"
     [ $? = 2 ]
 }
 # removes STATUS NAME: whether rm says so.

@@ -44,9 +44,11 @@ has() { $python -c 'import json, sys; d = json.load(open(sys.argv[1])); sys.exit
 checkpy() {
     if [ "$python" ]; then check "$@"; else echo "skip $1: python3 is not installed"; fi
 }
+# Without calibration and measuring, which have tests of their own.
+compress() { "$upg" compress "$@" --calibrate none --heldout none; }
 size() { wc -c <"$1" | tr -d ' '; }
 
-"$upg" compress "$stories" -o "$small" --layer-bits 3 -q >/dev/null || echo "not ok compress"
+compress "$stories" -o "$small" --layer-bits 3 -q >/dev/null || echo "not ok compress"
 isas=scalar
 for isa in avx2 avx512; do
     if UPG_ISA=$isa "$upg" run "$small" -n 0 -p a -q >/dev/null 2>&1; then isas="$isas $isa"; fi
@@ -75,38 +77,38 @@ check "wrong usage is exit 2 and says so" wrong_usage_writes
 # ---- compress ----
 failures_of_compress() {
     echo precious >"$work/kept.upg"
-    fails "no/such" "$upg" compress no/such -o "$work/kept.upg" && fails "compressed already" "$upg" compress "$small" -o "$work/kept.upg" &&
-        fails "needs at least" "$upg" compress "$stories" -o "$work/kept.upg" --bits 2 &&
-        fails "needs at least" "$upg" compress "$stories" -o "$work/kept.upg" --ratio 90 &&
-        fails "no/such/folder" "$upg" compress "$stories" -o no/such/folder/x.upg --layer-bits 3 &&
-        fails "is a directory" "$upg" compress "$stories" -o "$work" --layer-bits 3 &&
+    fails "no/such" compress no/such -o "$work/kept.upg" && fails "compressed already" compress "$small" -o "$work/kept.upg" &&
+        fails "needs at least" compress "$stories" -o "$work/kept.upg" --bits 2 &&
+        fails "needs at least" compress "$stories" -o "$work/kept.upg" --ratio 90 &&
+        fails "no/such/folder" compress "$stories" -o no/such/folder/x.upg --layer-bits 3 &&
+        fails "is a directory" compress "$stories" -o "$work" --layer-bits 3 &&
         [ "$(cat "$work/kept.upg")" = precious ] && ! ls "$work"/*.partial* 2>/dev/null
 }
 # budget OPTION VALUE BYTES MOST: at most BYTES, and within 2 % of them (or MOST, when every matrix is int8 already).
 budget() {
-    exits 0 "$upg" compress "$stories" -o "$work/budget.upg" "$1" "$2" -q || return 1
+    exits 0 compress "$stories" -o "$work/budget.upg" "$1" "$2" -q || return 1
     n=$(size "$work/budget.upg")
     [ "$n" -le "$3" ] || { echo "$1 $2: $n bytes, more than $3"; return 1; }
     [ $((n * 100)) -ge $(($3 * 98)) ] || [ "$n" -eq "$4" ] || { echo "$1 $2: only $n bytes of $3"; return 1; }
 }
 budgets() {
     # stories260K has 260032 parameters.
-    exits 0 "$upg" compress "$stories" -o "$work/int8.upg" --encoding int8 -q || return 1
+    exits 0 compress "$stories" -o "$work/int8.upg" --encoding int8 -q || return 1
     most=$(size "$work/int8.upg")
     budget --bits 4 130016 "$most" && budget --bits 4.7 152768 "$most" && budget --bits 6.5 211276 "$most" && budget --bits 20 650080 "$most" &&
         budget --ratio 9 115569 "$most" && budget --ratio 7 148589 "$most" && budget --ratio 1 1040128 "$most"
 }
 compress_json() {
-    exits 0 "$upg" compress "$stories" -o "$work/json.upg" --layer-bits 3 --json -q &&
+    exits 0 compress "$stories" -o "$work/json.upg" --layer-bits 3 --json -q &&
         has "$work/out" "d['parameters'] == 260032 and d['bytes'] == $(size "$work/json.upg") and len(d['tensors']) > 40 and abs(d['ratio'] - 4 * 260032 / d['bytes']) < .001"
 }
 same_file() {
     for option in "-t 1" "-t 2" "-t 3"; do
         # shellcheck disable=SC2086
-        exits 0 "$upg" compress "$stories" -o "$work/again.upg" --layer-bits 3 -q $option && cmp "$small" "$work/again.upg" || return 1
+        exits 0 compress "$stories" -o "$work/again.upg" --layer-bits 3 -q $option && cmp "$small" "$work/again.upg" || return 1
     done
     for isa in $isas; do
-        UPG_ISA=$isa exits 0 "$upg" compress "$stories" -o "$work/again.upg" --layer-bits 3 -q && cmp "$small" "$work/again.upg" || return 1
+        UPG_ISA=$isa exits 0 compress "$stories" -o "$work/again.upg" --layer-bits 3 -q && cmp "$small" "$work/again.upg" || return 1
     done
 }
 shards() {
@@ -133,9 +135,9 @@ for part, chosen in enumerate((names[::2], names[1::2]), 1):
     open(f"{out}/model-0000{part}-of-00002.safetensors", "wb").write(struct.pack("<Q", len(text)) + text + body)
 json.dump({"metadata": {}, "weight_map": index}, open(f"{out}/model.safetensors.index.json", "w"))
 END
-    exits 0 "$upg" compress "$work/shards" -o "$work/again.upg" --layer-bits 3 -q && cmp "$small" "$work/again.upg" || return 1
+    exits 0 compress "$work/shards" -o "$work/again.upg" --layer-bits 3 -q && cmp "$small" "$work/again.upg" || return 1
     rm "$work/shards/model-00002-of-00002.safetensors"
-    fails "model-00002-of-00002.safetensors" "$upg" compress "$work/shards" -o "$work/never.upg" && [ ! -e "$work/never.upg" ]
+    fails "model-00002-of-00002.safetensors" compress "$work/shards" -o "$work/never.upg" && [ ! -e "$work/never.upg" ]
 }
 # interrupt PID COMMAND...: Ctrl-C for a process once the command succeeds; it must end with 130. (A script's background processes
 # ignore SIGINT when they start; upg catches it all the same.)
@@ -153,15 +155,22 @@ interrupt() {
     [ "$got" = 130 ] || { echo "exit status $got instead of 130"; cat "$work/err"; return 1; }
 }
 partial() { ls "$work"/kept.upg.partial*; }
+fitted_by_default() {
+    exits 0 "$upg" compress "$stories" -o "$work/fitted.upg" --bits 4.2 --calibration-tokens 1024 --heldout-tokens 512 -q &&
+        grep -q "fitted to 1024 tokens; bits chosen by measured sensitivity" "$work/out" && grep -q "held-out text, 512 tokens: KL" "$work/out" &&
+        [ ! -e "$work/fitted.upg.partial" ] &&
+        fails "needs about" "$upg" compress "$stories" -o "$work/never.upg" --memory 0.1 && fails "no/such/text" "$upg" compress "$stories" -o "$work/never.upg" --calibrate no/such/text &&
+        exits 2 "$upg" compress "$stories" -o "$work/never.upg" --effort great && [ ! -e "$work/never.upg" ]
+}
 interrupted_compress() {
     echo precious >"$work/kept.upg"
     # The plain exact search takes seconds.
-    UPG_ISA=scalar "$upg" compress "$stories" -o "$work/kept.upg" --layer-bits 2 --exact -q -t 1 >"$work/out" 2>"$work/err" &
+    UPG_ISA=scalar "$upg" compress "$stories" -o "$work/kept.upg" --layer-bits 2 --exact --calibrate none --heldout none -q -t 1 >"$work/out" 2>"$work/err" &
     interrupt $! partial && [ "$(cat "$work/kept.upg")" = precious ] && ! partial 2>/dev/null && [ "$(cat "$work/err")" = "upg: interrupted" ]
 }
 sparse() {
     for bits in 8 4; do
-        exits 0 "$upg" compress "$stories" -o "$work/sparse.upg" --encoding sparse --sparse-bits $bits -q && grep -q "sparse $bits" "$work/out" &&
+        exits 0 compress "$stories" -o "$work/sparse.upg" --encoding sparse --sparse-bits $bits -q && grep -q "sparse $bits" "$work/out" &&
             exits 0 "$upg" inspect "$work/sparse.upg" --verify && grep -q "sparse $bits rotated" "$work/out" || return 1
     done
     exits 0 "$upg" run "$work/sparse.upg" -p "Once" -n 8 -q && [ -s "$work/out" ] &&
@@ -176,6 +185,7 @@ check "compress keeps the budget and uses it" budgets
 checkpy "compress --json" compress_json
 check "compress writes the same bytes for every thread count and instruction set" same_file
 checkpy "shards compress to the bytes of a single file" shards
+check "compress is fitted to the text that ships, and measured on another" fitted_by_default
 check "compress interrupted: 130, and the target is left alone" interrupted_compress
 
 # ---- run ----
@@ -299,7 +309,7 @@ truncated() {
     n=$(size "$stories/model.safetensors")
     for at in 0 1 8 200 $((n / 2)) $((n - 1)); do
         head -c "$at" "$stories/model.safetensors" >"$work/cut/model.safetensors"
-        fails "model.safetensors" "$upg" compress "$work/cut" -o "$work/never.upg" --layer-bits 3 && fails "model.safetensors" "$upg" run "$work/cut" -p a || return 1
+        fails "model.safetensors" compress "$work/cut" -o "$work/never.upg" --layer-bits 3 && fails "model.safetensors" "$upg" run "$work/cut" -p a || return 1
     done
     [ ! -e "$work/never.upg" ]
 }

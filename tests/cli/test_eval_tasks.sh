@@ -39,7 +39,9 @@ refused() {
     exits 1 "$upg" eval "$small" -q "$@" || return 1
     [ "$(wc -l <"$work/err")" -eq 1 ] && [ ! -s "$work/out" ] && grep -qF -e "$text" "$work/err" || { echo "does not say '$text':"; cat "$work/err"; return 1; }
 }
-"$upg" compress "$stories" -o "$small" --layer-bits 3 -q >/dev/null || echo "not ok compress"
+# Without calibration and measuring, which have tests of their own.
+compress() { "$upg" compress "$@" --calibrate none --heldout none; }
+compress "$stories" -o "$small" --layer-bits 3 -q >/dev/null || echo "not ok compress"
 
 # ---- Scores ----
 reference() { # NAME MODEL CONTEXT
@@ -146,7 +148,7 @@ end() {
 stale() {
     exits 0 "$upg" eval "$small" --choices $choices --results "$work/r" --limit 2 -q || return 1
     cp "$work/r" "$work/kept"
-    "$upg" compress "$stories" -o "$work/other.upg" --layer-bits 4 -q >/dev/null
+    compress "$stories" -o "$work/other.upg" --layer-bits 4 -q >/dev/null
     refused "of another task file" --choices $vectors/odd.jsonl --results "$work/r" && refused "of another kind" --last-word $vectors/words.jsonl --results "$work/r" &&
         refused "of another context" --choices $choices --results "$work/r" -c 64 || return 1
     exits 1 "$upg" eval "$work/other.upg" --choices $choices --results "$work/r" -q && grep -q "of another model" "$work/err" && cmp "$work/r" "$work/kept" || return 1
