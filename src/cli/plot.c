@@ -99,9 +99,10 @@ static void place_matrix(plot *p, point *at, const cli_report_matrix *m) {
         if (!p->used[LAYER] || at->layer > p->last) p->last = at->layer;
     }
     at->series = series_of(p, at->place == LAYER ? label : labels[at->place]);
-    at->bits = m->tensor->encoding == UPG_TRELLIS
-                   ? m->tensor->s / 2.0
-                   : 8.0 * (double)m->tensor->bytes / ((double)m->tensor->rows * (double)m->tensor->cols);
+    const upg_tensor *t = m->tensor;
+    at->bits = t->encoding == UPG_INT8      ? 8
+               : t->encoding == UPG_TRELLIS ? t->s / 2.0
+                                            : 8.0 * (double)t->bytes / ((double)t->rows * (double)t->cols);
     at->error = p->report->has_errors ? log10(m->error) + 2 : NAN;
     p->used[at->place] = true;
 }

@@ -166,7 +166,9 @@ interrupted_compress() {
     echo precious >"$work/kept.upg"
     # The plain exact search takes seconds.
     UPG_ISA=scalar "$upg" compress "$stories" -o "$work/kept.upg" --layer-bits 2 --exact --calibrate none --heldout none -q -t 1 >"$work/out" 2>"$work/err" &
-    interrupt $! partial && [ "$(cat "$work/kept.upg")" = precious ] && ! partial 2>/dev/null && [ "$(cat "$work/err")" = "upg: interrupted" ]
+    interrupt $! partial && [ "$(cat "$work/kept.upg")" = precious ] && [ "$(cat "$work/err")" = "upg: interrupted" ] || return 1
+    # The same command goes on, and nothing is left but the file.
+    exits 0 compress "$stories" -o "$work/kept.upg" --layer-bits 2 --exact -q && ! partial 2>/dev/null && exits 0 "$upg" inspect --verify "$work/kept.upg"
 }
 sparse() {
     for bits in 8 4; do

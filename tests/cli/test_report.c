@@ -40,10 +40,10 @@ static void what_is_missing_is_unknown(void **state) {
     } cases[] = {
         {NULL, false, -1, -1, 0},
         {"{}", false, -1, -1, 0},
-        {"{\"fp32_bytes\":1,\"calibration\":\"none\",\"errors\":[0.5,0.25]}", false, -1, -1, 0},
-        {"{\"measured_bits\":true,\"errors\":[0,0.25]}", true, -1, 1, 0},
+        {"{\"fp32_bytes\":1,\"calibration\":\"none\",\"errors\":[0.5,0.25,0.5,0.5]}", false, -1, -1, 0},
+        {"{\"measured_bits\":true,\"errors\":[0,0.25,0.5,0.5]}", true, -1, 1, 0},
         {"{\"measured_bits\":false,\"calibration_tokens\":0,\"later\":[{}]}", false, 0, 0, 0},
-        {"{\"parameters\":626,\"calibration_tokens\":2147483647," HELDOUT ",\"ppl\":7.4}}", false, INT32_MAX, -1, 9},
+        {"{\"parameters\":1287,\"calibration_tokens\":2147483647," HELDOUT ",\"ppl\":7.4}}", false, INT32_MAX, -1, 9},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         upg_weights w;
@@ -51,7 +51,7 @@ static void what_is_missing_is_unknown(void **state) {
         upg_error e = {""};
         if (read_with(cases[i].json, &r, &w, &e)) fail_msg("case %zu: %s", i, e.message);
         assert_int_equal(r.present, cases[i].json != NULL);
-        assert_int_equal(r.n, 2);
+        assert_int_equal(r.n, 4);
         assert_int_equal(r.has_errors, cases[i].errors);
         assert_int_equal(r.calibration_tokens, cases[i].calibration);
         assert_int_equal(r.measured_bits, cases[i].measured);
@@ -67,7 +67,7 @@ static void what_is_wrong_is_refused_by_name(void **state) {
     static const struct {
         const char *json, *reason;
     } cases[] = {
-        {"{\"parameters\":627}", "parameters is 627, but the file has 626"},
+        {"{\"parameters\":627}", "parameters is 627, but the file has 1287"},
         {"{\"bytes\":1}", "bytes is 1, but the file has"},
         {"{\"bytes\":\"1\"}", "bytes is not a number"},
         {"{\"bytes\":-1}", "bytes is not a number"},
@@ -77,13 +77,13 @@ static void what_is_wrong_is_refused_by_name(void **state) {
         {"{\"calibration_tokens\":null}", "calibration_tokens is not a whole number"},
         {"{\"measured_bits\":1}", "measured_bits is not true or false"},
         {"{\"errors\":{}}", "errors is not an array"},
-        {"{\"errors\":[]}", "0 errors, but the file has 2 coded matrices"},
-        {"{\"errors\":[0.1,0.1,0.1]}", "3 errors, but the file has 2 coded matrices"},
-        {"{\"errors\":[0.1,\"0.1\"]}", "errors[1] is not a number"},
-        {"{\"errors\":[-0.1,0.1]}", "errors[0] is not a number"},
-        {"{\"errors\":[1e10,0.1]}", "errors[0] is not a number"},
-        {"{\"errors\":[1e999,0.1]}", "report"},
-        {"{\"errors\":[[],0.1]}", "errors[0] is not a number"},
+        {"{\"errors\":[]}", "0 errors, but the file has 4 coded matrices"},
+        {"{\"errors\":[0.1,0.1,0.1]}", "3 errors, but the file has 4 coded matrices"},
+        {"{\"errors\":[0.1,\"0.1\",0.1,0.1]}", "errors[1] is not a number"},
+        {"{\"errors\":[-0.1,0.1,0.1,0.1]}", "errors[0] is not a number"},
+        {"{\"errors\":[1e10,0.1,0.1,0.1]}", "errors[0] is not a number"},
+        {"{\"errors\":[1e999,0.1,0.1,0.1]}", "report"},
+        {"{\"errors\":[[],0.1,0.1,0.1]}", "errors[0] is not a number"},
         {"{\"heldout\":[]}", "heldout is not an object"},
         {"{\"heldout\":{}}", "heldout has no tokens"},
         {"{" HELDOUT ",\"kl\":1}}", "duplicate key 'kl'"},
