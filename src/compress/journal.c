@@ -60,7 +60,7 @@ static int read_lines(upg_journal *j, upg_error *e) {
         if (end - at < CHECKSUM + 1) break;
         const char *line = at + CHECKSUM + 1;
         snprintf(hex, sizeof hex, "%016llx", (unsigned long long)XXH3_64bits(line, (size_t)(end - line)));
-        if (memcmp(hex, at, CHECKSUM)) break;
+        if (memcmp(hex, at, CHECKSUM) || at[CHECKSUM] != ' ') break;
         rc = keep_line(j, line, (size_t)(end - line), e);
         j->end = (uint64_t)(end + 1 - text);
     }

@@ -1,7 +1,9 @@
 // A compression that is stopped goes on where it was, whoever stops it and however often, and its file has the bytes of
 // one that was left alone; what is damaged in between is done again.
 #include "../engine/engine_helpers.h"
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -163,17 +165,29 @@ static void what_is_damaged_is_done_again(void **state) {
         }
 }
 
-// Other options begin anew, and a second process keeps out.
+// Other options begin anew; while somebody has the journal, another keeps out and touches nothing.
 static void others_do_not_mix(void **state) {
     (void)state;
-    char path[256];
+    char path[256], journal[300];
     upg_error e = {""};
     upg_compress_options o = options();
     int stop = count_calls() * 3 / 4;
     o.progress = stop_at;
     o.progress_ctx = &stop;
     assert_int_equal(compress("other.upg", &o, NULL, &e), -1);
+    snprintf(journal, sizeof journal, "%s/other.upg.partial/journal", folder);
+    upg_buf before = read_image(journal);
+    int fd = open(journal, O_RDWR);
+    assert_true(fd >= 0 && !flock(fd, LOCK_EX | LOCK_NB));
     o = options();
+    assert_int_equal(compress("other.upg", &o, NULL, &e), -1);
+    assert_message(e, "another process is writing there");
+    upg_buf after = read_image(journal);
+    assert_int_equal(after.size, before.size);
+    assert_memory_equal(after.data, before.data, before.size);
+    upg_buf_free(&before);
+    upg_buf_free(&after);
+    close(fd);
     o.rotation_seed = 5;
     bool resumed = true;
     if (compress("other.upg", &o, &resumed, &e)) fail_msg("%s", e.message);
