@@ -52,7 +52,7 @@ same_bits() {
 }
 
 row() {
-    "$upg" compress "$gguf" -o "$work/m.upg" -q --json "$@" >"$work/c.json"
+    "$upg" compress "$gguf" -o "$work/m.upg" -q --heldout none --json "$@" >"$work/c.json"
     "$upg" eval "$work/m.upg" --text "$text" --window 512 --windows "$windows" --reference "$gguf" -q --json >"$work/e.json"
     get() { sed "s/.*\"$1\":\([0-9.]*\).*/\1/" "$work/$2.json"; }
     printf '\n| options | MB | bits a parameter | NLL | KL | top-1 |\n|---|---|---|---|---|---|\n'
@@ -73,5 +73,7 @@ printf 'original, fp32: '
 "$upg" eval "$gguf" --text "$text" --window 512 --windows "$windows" -q
 answers "$gguf"
 row --encoding int8
-row --layer-bits 4 --head-bits 8
-row --bits 3.2
+row --layer-bits 4 --head-bits 8 --calibrate none
+row --bits 3.2 --calibrate none
+row --layer-bits 4 --head-bits 8 --effort fast
+row --bits 3.2 --effort fast

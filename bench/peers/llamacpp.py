@@ -192,7 +192,7 @@ def files_of(name, original, gguf_source, args):
     """(engine, what, path) of a model. original: what upg compress takes."""
     for what, options in UPG_FILES.items():
         path = os.path.join(args.work, f"{name}.{what.replace(',', '').replace(' ', '-')}.upg")
-        command = [os.path.join(args.build, "upg"), "compress", original, "-q", *options, "-o"]
+        command = [os.path.join(args.build, "upg"), "compress", original, "-q", "--calibrate", "none", "--heldout", "none", *options, "-o"]
         yield "upg", what, make(path, lambda out, c=command: subprocess.run([*c, out], check=True, stdout=subprocess.DEVNULL))
     if gguf_source == original:
         yield "llama.cpp", "Q4_1, as it is", original

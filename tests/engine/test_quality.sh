@@ -76,9 +76,11 @@ measure() { # NAME MODEL OPTIONS...
 }
 measure fp32 "$model"
 within "fp32 likelihood" "$work/fp32.json" "abs(nll - 4.2467) <= .0005"
-"$upg" compress "$model" -o "$work/int8.upg" --encoding int8 -q >/dev/null
+"$upg" compress "$model" -o "$work/int8.upg" --encoding int8 --heldout none -q >/dev/null
 measure int8 "$work/int8.upg" --reference "$model"
 within "int8 against fp32" "$work/int8.json" "abs(nll - base) < .003 and kl < .004 and top1 > .96"
-"$upg" compress "$model" -o "$work/k3.upg" --layer-bits 3 --embedding-bits 8 --head-bits 8 -q >/dev/null
+"$upg" compress "$model" -o "$work/k3.upg" --layer-bits 3 --embedding-bits 8 --head-bits 8 --calibrate none --heldout none -q >/dev/null
 measure k3 "$work/k3.upg" --reference "$model"
 within "trellis of 3 bits against fp32" "$work/k3.json" "kl < .085"
+measure default models/tales.upg --reference "$model"
+within "the default model, 10:1, against fp32" "$work/default.json" "kl < .021 and top1 > .89"

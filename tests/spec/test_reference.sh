@@ -41,7 +41,7 @@ same() {
 compressed() {
     name=$1 source=$2 n=$3
     shift 3
-    if "$upg" compress "$source" -o "$work/model.upg" -q "$@" >"$work/log" 2>&1; then
+    if "$upg" compress "$source" -o "$work/model.upg" --calibrate none --heldout none -q "$@" >"$work/log" 2>&1; then
         same "$name" "$work/model.upg" "$n"
     else
         cat "$work/log"
