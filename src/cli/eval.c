@@ -2,6 +2,7 @@
 // (eval_tasks.c).
 #include "cli/eval_tasks.h"
 #include "base/thread.h"
+#include "engine/score.h"
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -31,11 +32,6 @@ static const cli_option table[] = {
     {"quiet", 'q', NULL, "no progress", CLI_FLAG, AT(progress.quiet)},
     {0}};
 
-typedef struct row_score {
-    double nll, kl;
-    int same_top;
-} row_score;
-
 typedef struct evaluation {
     const options *o;
     upg_model *model, *reference;
@@ -47,7 +43,7 @@ typedef struct evaluation {
     FILE *logits;
     // The batch being scored.
     const int32_t *targets;
-    row_score scores[BATCH];
+    upg_row_score scores[BATCH];
     double nll, kl;
     uint64_t same_top, n;
 } evaluation;
@@ -79,29 +75,12 @@ static int open_all(evaluation *ev, upg_error *e) {
     return 0;
 }
 
-// log of the sum of exp, in f64, and the likeliest token.
-static double log_sum(const float *l, int n, int *top) {
-    *top = 0;
-    for (int i = 1; i < n; i++)
-        if (l[i] > l[*top]) *top = i;
-    double sum = 0, m = l[*top];
-    for (int i = 0; i < n; i++) sum += exp(l[i] - m);
-    return m + log(sum);
-}
-
 static void score_task(void *ctx, int i, int thread) {
     (void)thread;
     evaluation *ev = ctx;
-    int vocab = upg_model_vocab_size(ev->model), top, reference_top;
-    const float *l = upg_session_logits(ev->session, i);
-    double sum = log_sum(l, vocab, &top);
-    row_score *s = &ev->scores[i];
-    *s = (row_score){.nll = sum - (double)l[ev->targets[i]]};
-    if (!ev->reference) return;
-    const float *r = upg_session_logits(ev->reference_session, i);
-    double reference_sum = log_sum(r, vocab, &reference_top);
-    for (int j = 0; j < vocab; j++) s->kl += exp(r[j] - reference_sum) * ((r[j] - reference_sum) - (l[j] - sum));
-    s->same_top = top == reference_top;
+    ev->scores[i] = upg_score_row(upg_session_logits(ev->session, i),
+                                  ev->reference ? upg_session_logits(ev->reference_session, i) : NULL,
+                                  upg_model_vocab_size(ev->model), ev->targets[i]);
 }
 
 static int run_rows(upg_session *s, const upg_row *rows, int n, upg_error *e) {

@@ -8,26 +8,6 @@ enum { WINDOW = 128, N_WINDOWS = 12 };
 
 static char folder[64];
 
-// What the original says when it is left to draw: windows of its own language. Draws depend on seed and position
-// alone, so each window has its own seed.
-static void draw(const upg_model *m, uint64_t seed, int32_t *tokens) {
-    upg_session *s = open_session(m, &(upg_session_options){.context = WINDOW, .n_threads = 1});
-    for (int w = 0; w < N_WINDOWS; w++) {
-        upg_sampling o = {.temperature = 1, .top_p = 1, .repeat_penalty = 1, .seed = seed + (uint64_t)w};
-        upg_sampler *sampler = upg_sampler_new(upg_model_vocab_size(m), &o, NULL);
-        int32_t *t = tokens + (size_t)w * WINDOW;
-        assert_non_null(sampler);
-        t[0] = upg_model_bos(m);
-        assert_int_equal(upg_session_truncate(s, 0, 0, NULL), 0);
-        for (int i = 1; i < WINDOW; i++) {
-            run_rows(s, &(upg_row){t[i - 1], 0, true}, 1);
-            t[i] = upg_sample(sampler, upg_session_logits(s, 0), t, (size_t)i);
-        }
-        upg_sampler_free(sampler);
-    }
-    upg_session_free(s);
-}
-
 static void write_ids(const char *name, const int32_t *tokens, size_t n) {
     uint8_t bytes[2 * WINDOW * N_WINDOWS];
     for (size_t i = 0; i < n; i++) {
@@ -84,8 +64,8 @@ static void it_lowers_the_divergence(void **state) {
     (void)state;
     int32_t fit[WINDOW * N_WINDOWS], held_out[WINDOW * N_WINDOWS];
     upg_model *original = open_model(STORIES);
-    draw(original, 1, fit);
-    draw(original, 1000, held_out);
+    draw_windows(original, 1, N_WINDOWS, WINDOW, fit);
+    draw_windows(original, 1000, N_WINDOWS, WINDOW, held_out);
     write_ids("fit.u16", fit, WINDOW * N_WINDOWS);
     fits(original, (upg_compress_options){.layer_bits = 5, .head_bits = UPG_BITS_INT8}, held_out, 0.75);
     // A tied embedding of few bits is fitted as the head that it is.

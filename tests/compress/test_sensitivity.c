@@ -11,25 +11,6 @@ static char folder[64];
 static upg_model *original;
 static int32_t tokens[WINDOW * N_WINDOWS];
 
-// Windows of what the model itself says.
-static void draw(void) {
-    upg_session *s = open_session(original, &(upg_session_options){.context = WINDOW, .n_threads = 1});
-    for (int w = 0; w < N_WINDOWS; w++) {
-        upg_sampling o = {.temperature = 1, .top_p = 1, .repeat_penalty = 1, .seed = 77 + (uint64_t)w};
-        upg_sampler *sampler = upg_sampler_new(upg_model_vocab_size(original), &o, NULL);
-        int32_t *t = tokens + (size_t)w * WINDOW;
-        assert_non_null(sampler);
-        t[0] = upg_model_bos(original);
-        assert_int_equal(upg_session_truncate(s, 0, 0, NULL), 0);
-        for (int i = 1; i < WINDOW; i++) {
-            run_rows(s, &(upg_row){t[i - 1], 0, true}, 1);
-            t[i] = upg_sample(sampler, upg_session_logits(s, 0), t, (size_t)i);
-        }
-        upg_sampler_free(sampler);
-    }
-    upg_session_free(s);
-}
-
 // kl: [n_weights]. Only matrices are wanted, all but the one of index `without`.
 static void measure(double noise, int threads, int without, double *kl) {
     const upg_program *p = original->program;
@@ -93,7 +74,7 @@ static int make(void **state) {
     (void)state;
     temporary_folder(folder);
     original = open_model(STORIES);
-    draw();
+    draw_windows(original, 77, N_WINDOWS, WINDOW, tokens);
     return 0;
 }
 

@@ -51,6 +51,26 @@ static inline void run_rows(upg_session *s, const upg_row *rows, int n) {
     if (upg_session_run(s, rows, n, &e)) fail_msg("%s", e.message);
 }
 
+// What a model says when it is left to draw: windows of its own language. Draws depend on seed and position alone, so
+// each window has its own seed.
+static inline void draw_windows(const upg_model *m, uint64_t seed, int n_windows, int window, int32_t *tokens) {
+    upg_session *s = open_session(m, &(upg_session_options){.context = window, .n_threads = 1});
+    for (int w = 0; w < n_windows; w++) {
+        upg_sampling o = {.temperature = 1, .top_p = 1, .repeat_penalty = 1, .seed = seed + (uint64_t)w};
+        upg_sampler *sampler = upg_sampler_new(upg_model_vocab_size(m), &o, NULL);
+        int32_t *t = tokens + (size_t)w * (size_t)window;
+        assert_non_null(sampler);
+        t[0] = upg_model_bos(m);
+        assert_int_equal(upg_session_truncate(s, 0, 0, NULL), 0);
+        for (int i = 1; i < window; i++) {
+            run_rows(s, &(upg_row){t[i - 1], 0, true}, 1);
+            t[i] = upg_sample(sampler, upg_session_logits(s, 0), t, (size_t)i);
+        }
+        upg_sampler_free(sampler);
+    }
+    upg_session_free(s);
+}
+
 // Bit equality, NaN and the sign of zero included.
 static inline void assert_same_logits(const float *got, const float *want, int vocab, const char *what, int position) {
     if (!memcmp(got, want, (size_t)vocab * sizeof *got)) return;
