@@ -159,7 +159,7 @@ fitted_by_default() {
     exits 0 "$upg" compress "$stories" -o "$work/fitted.upg" --bits 4.2 --calibration-tokens 1024 --heldout-tokens 512 -q &&
         grep -q "fitted to 1024 tokens; bits chosen by measured sensitivity" "$work/out" && grep -q "held-out text, 512 tokens: KL" "$work/out" &&
         [ ! -e "$work/fitted.upg.partial" ] &&
-        fails "needs about" "$upg" compress "$stories" -o "$work/never.upg" --memory 0.1 && fails "no/such/text" "$upg" compress "$stories" -o "$work/never.upg" --calibrate no/such/text &&
+        fails "needs about" "$upg" compress "$stories" -o "$work/never.upg" --bits 4 --memory 0.1 && fails "no/such/text" "$upg" compress "$stories" -o "$work/never.upg" --bits 4 --calibrate no/such/text &&
         exits 2 "$upg" compress "$stories" -o "$work/never.upg" --effort great && [ ! -e "$work/never.upg" ]
 }
 interrupted_compress() {
