@@ -8,6 +8,8 @@
 
 typedef struct options {
     const char *out, *name, *plot;
+    const char *calibrate; // NULL: not said
+    const char *heldout;
     bool json;
     double memory;            // GB
     int sparse_bits;          // 0: 8
@@ -40,7 +42,6 @@ static int set_encoding(const cli_option *o, void *group, const char *text, upg_
     }
     if (strcmp(text, "int8")) return upg_fail(e, "--%s %s: trellis, int8 or sparse", o->name, text);
     c->layer_bits = c->embedding_bits = c->head_bits = UPG_BITS_INT8;
-    c->calibration = NULL; // there is nothing to gain
     return 0;
 }
 
@@ -55,12 +56,9 @@ static int set_effort(const cli_option *o, void *group, const char *text, upg_er
     return upg_fail(e, "--%s %s: fast, normal or best", o->name, text);
 }
 
-// A file, "default" or "none".
-static int set_text(const cli_option *o, void *group, const char *text, upg_error *e) {
-    (void)e;
-    const char **at = (const char **)(void *)((char *)group + o->offset);
-    *at = !strcmp(text, "none") ? NULL : !strcmp(text, "default") ? UPG_TEXT_DEFAULT : text;
-    return 0;
+// What a text option means: a file, "default" or "none".
+static const char *text_of(const char *text) {
+    return !strcmp(text, "none") ? NULL : !strcmp(text, "default") ? UPG_TEXT_DEFAULT : text;
 }
 
 static int set_sparse_bits(const cli_option *o, void *group, const char *text, upg_error *e) {
@@ -96,10 +94,9 @@ static const cli_option table[] = {
      .set = set_sparse_basis},
     {"effort", 0, "E", "fast, normal (default) or best: see below", CLI_SET, .set = set_effort},
     {"calibrate", 0, "FILE", "text the layers are fitted to: a file, FILE.u16 of 16-bit token ids, default or none",
-     CLI_SET, AT(c.calibration), .set = set_text},
+     CLI_STRING, AT(calibrate)},
     {"calibration-tokens", 0, "N", "of it at most", CLI_INT, AT(c.calibration_tokens), 256, 1 << 30},
-    {"heldout", 0, "FILE", "text the result is measured on, likewise; none skips it", CLI_SET, AT(c.heldout),
-     .set = set_text},
+    {"heldout", 0, "FILE", "text the result is measured on, likewise; none skips it", CLI_STRING, AT(heldout)},
     {"heldout-tokens", 0, "N", "of it at most", CLI_INT, AT(c.heldout_tokens), 1, 1 << 30},
     {"memory", 0, "GB", "refuse to begin if more would be needed", CLI_DOUBLE, AT(memory), 0.1, 1e6},
     {"exact", 0, NULL, "exact trellis search, as with best", CLI_FLAG, AT(c.exact_search)},
@@ -115,6 +112,11 @@ static int check(options *o) {
     if (!o->out == !o->name) return cli_usage(&cli_compress, "give one of -o FILE and --name NAME");
     if ((o->c.ratio > 0) + (o->c.bits > 0) + (o->c.layer_bits > 0) > 1 && !(o->c.layer_bits == UPG_BITS_INT8))
         return cli_usage(&cli_compress, "--ratio, --bits and --layer-bits exclude each other");
+    // With int8 everywhere there is nothing to fit.
+    bool int8 =
+        o->c.layer_bits == UPG_BITS_INT8 && o->c.embedding_bits == UPG_BITS_INT8 && o->c.head_bits == UPG_BITS_INT8;
+    o->c.calibration = text_of(o->calibrate ? o->calibrate : int8 ? "none" : "default");
+    o->c.heldout = text_of(o->heldout);
     bool sparse = o->c.layer_bits == UPG_BITS_SPARSE;
     if (!sparse && (o->sparse_bits || o->sparse_basis))
         return cli_usage(&cli_compress, "--sparse-bits and --sparse-basis belong to --encoding sparse");
@@ -182,7 +184,7 @@ static int show(const options *o, const char *out, const upg_compress_result *r,
 }
 
 static int run(int argc, char **argv) {
-    options o = {.c = {.rotation_seed = 1, .calibration = UPG_TEXT_DEFAULT, .heldout = UPG_TEXT_DEFAULT}};
+    options o = {.heldout = "default", .c = {.rotation_seed = 1}};
     const char *args[1];
     int status = cli_parse(&cli_compress, argc, argv, &o, args);
     if (status < 0) status = check(&o);

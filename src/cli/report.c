@@ -142,7 +142,7 @@ static void print_calibration(const cli_report *r) {
         printf("calibration: not recorded\n");
     else if (!r->calibration_tokens)
         printf("not calibrated%s\n",
-               has_trellis(r) ? ": expect two to three times the divergence at the same size" : "");
+               has_trellis(r) ? ": expect two to five times the divergence at the same size" : "");
     else
         printf("fitted to %d tokens; bits chosen by %s\n", r->calibration_tokens,
                r->measured_bits == 1   ? "measured sensitivity"

@@ -36,8 +36,10 @@ static yyjson_mut_doc *new_object(yyjson_mut_val **root) {
 }
 
 static int add_header(upg_buf *b, const upg_eval_items *all, upg_error *e) {
+    uint8_t hash[16];
     char model[UPG_HEX_HASH + 1];
-    if (upg_eval_model_hash(all->model, model, e)) return -1;
+    if (upg_model_hash(all->model, hash, e)) return -1;
+    upg_file_hash_to_hex(hash, model);
     yyjson_mut_val *o;
     yyjson_mut_doc *doc = new_object(&o);
     yyjson_mut_obj_add_int(doc, o, "upg_results", 1);

@@ -3,13 +3,13 @@
 #include "backend/cpu/cpu.h"
 #include "compress/job.h"
 #include "compress/sparse.h"
+#include "format/upg_file.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-// Measured on tales: docs/quality.md.
-static const upg_feedback_options feedback_options = {.damping = 0.025f, .cross = 0.5f};
+static const float cross = 0.5f; // measured on tales: docs/quality.md
 
 enum { ORIGINAL, COMPRESSED, STREAMS };
 enum { SEARCH_WORK = 50000 }; // multiplications in the time a weight's search takes
@@ -35,23 +35,18 @@ typedef struct coding {
 
 // ---- The journal ----
 
-static bool parse_hash(const char *hex, uint8_t hash[16]) {
-    for (int i = 0; i < 16; i++)
-        if (sscanf(hex + 2 * i, "%2hhx", &hash[i]) != 1) return false;
-    return true;
-}
-
 static void read_journal(coding *c) {
     for (size_t k = 0; k < upg_journal_lines(c->j->journal); k++) {
         const char *line = upg_journal_line(c->j->journal, k);
         size_t i;
         int part;
-        char data[33], scale[33];
+        char data[UPG_HEX_HASH + 1], scale[UPG_HEX_HASH + 1];
         unsigned long long a, b;
         double error;
         if (sscanf(line, "tensor %zu %32s %32s %lf", &i, data, scale, &error) == 4 && i < c->j->n) {
             recorded *r = &c->recorded[i];
-            r->there = parse_hash(data, r->data) && parse_hash(scale, r->scale) && isfinite(error);
+            r->there =
+                upg_file_hash_from_hex(data, r->data) && upg_file_hash_from_hex(scale, r->scale) && isfinite(error);
             r->error = error;
         } else if (sscanf(line, "part %d %llx %llx", &part, &a, &b) == 3) {
             c->part = part;
@@ -87,13 +82,12 @@ static int check_recorded(coding *c, upg_error *e) {
 
 static int record_tensor(coding *c, size_t i, upg_error *e) {
     uint8_t data[16], scale[16];
-    char hex[2][33];
+    char data_hex[UPG_HEX_HASH + 1], scale_hex[UPG_HEX_HASH + 1];
     upg_writer_hashes(c->w, i, data, scale);
-    for (int k = 0; k < 16; k++) {
-        sprintf(hex[0] + 2 * k, "%02x", data[k]);
-        sprintf(hex[1] + 2 * k, "%02x", scale[k]);
-    }
-    return upg_journal_add(c->j->journal, e, "tensor %zu %s %s %a", i, hex[0], hex[1], c->j->result->tensors[i].error);
+    upg_file_hash_to_hex(data, data_hex);
+    upg_file_hash_to_hex(scale, scale_hex);
+    return upg_journal_add(c->j->journal, e, "tensor %zu %s %s %a", i, data_hex, scale_hex,
+                           c->j->result->tensors[i].error);
 }
 
 static int record_part(coding *c, upg_error *e) {
@@ -205,10 +199,10 @@ static bool is_open(const coding *c, int weight) {
     return !c->done[i] && !c->recorded[i].there;
 }
 
-static int factor_inputs(coding *c, upg_runner *r, int op, const upg_moments_options *o, float cross, upg_feedback *f,
+static int factor_inputs(coding *c, upg_runner *r, int op, const upg_moments_options *o, float earlier, upg_feedback *f,
                          upg_error *e) {
     upg_moments m;
-    upg_feedback_options fo = {feedback_options.damping, cross};
+    upg_feedback_options fo = {UPG_JOB_DAMPING, earlier};
     if (upg_moments_measure(r, op, o, c->j->pool, &m, e)) return -1;
     bool unrotated = c->j->out[upg_job_output(c->j, c->j->model->program->ops[op + 1].weight)].unrotated;
     if (unrotated && upg_moments_unrotate(&m, o->rotation_seed, e)) {
@@ -226,7 +220,7 @@ static int code_inputs(coding *c, int op, upg_error *e) {
     bool open = false;
     int end = op + 1, rc = 0;
     for (; end < p->n_ops && p->ops[end].kind == UPG_OP_LINEAR; end++) open |= is_open(c, p->ops[end].weight);
-    if (open) rc = factor_inputs(c, c->runner, op, &o, feedback_options.cross, &f, e);
+    if (open) rc = factor_inputs(c, c->runner, op, &o, cross, &f, e);
     for (int i = op + 1; !rc && i < end; i++) rc = code_weight(c, &p->ops[i], open ? &f : NULL, e);
     upg_feedback_free(&f);
     return rc;

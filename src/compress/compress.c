@@ -6,14 +6,14 @@
 #include "compress/default_text.h"
 #include "compress/job.h"
 #include "compress/sensitivity.h"
+#include "format/upg_file.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
-#include <xxhash.h>
 
-enum { CALIBRATION_WINDOW = 1024, LEAST_CALIBRATION = 256, JOURNAL_VERSION = 1, SAMPLE = 65536 };
+enum { WINDOW = 1024, LEAST_CALIBRATION = 256, JOURNAL_VERSION = 1 };
 
 static const upg_effort_settings efforts[] = {
     [UPG_EFFORT_FAST] = {UPG_SEARCH_FAST, 8192, 4096, 0, 0},
@@ -129,84 +129,69 @@ static int plan(upg_job *j, upg_error *e) {
 
 // ---- Texts ----
 
-int upg_job_text(const upg_job *j, const char *path, bool heldout, int32_t **tokens, size_t *n, upg_error *e) {
-    *tokens = NULL;
-    *n = 0;
+// The text of an option: a file, or the one that ships. *n is 0 if there is nothing to read that with.
+static int read_text(const upg_job *j, const char *path, bool heldout, int32_t **tokens, size_t *n, upg_error *e) {
     size_t size, length = strlen(path);
+    *n = 0;
     if (length) return upg_read_corpus(j->model, path, length > 4 && !strcmp(path + length - 4, ".u16"), tokens, n, e);
     if (!j->model->tokenizer) return 0;
     const char *text = upg_default_text(heldout, &size);
     return upg_tokenize_corpus(j->model, text, size, tokens, n, e);
 }
 
-// The calibration text as windows of tokens.
-static int load_text(upg_job *j, upg_error *e) {
-    const upg_compress_options *o = j->options;
-    size_t n, most = o->calibration_tokens ? (size_t)o->calibration_tokens : (size_t)j->effort.calibration_tokens;
-    if (!o->calibration) return 0;
-    if (upg_job_text(j, o->calibration, false, &j->tokens, &n, e)) return -1;
-    if (!n && !*o->calibration) return 0;
-    if (n < LEAST_CALIBRATION)
-        return upg_fail(e, "%s: %zu tokens are too few to calibrate with: at least %d",
-                        *o->calibration ? o->calibration : "the default text", n, LEAST_CALIBRATION);
-    if (n > most) n = most;
-    size_t window = CALIBRATION_WINDOW;
+// As windows of tokens, at most `most` and at least `least` in all. Where each token predicts its next one (heldout),
+// one more follows the last window.
+static int load_text(const upg_job *j, const char *path, bool heldout, int most, size_t least, int32_t **tokens,
+                     upg_text *text, upg_error *e) {
+    size_t n, window = WINDOW;
+    if (!path) return 0;
+    if (read_text(j, path, heldout, tokens, &n, e)) return -1;
+    if (!n && !*path) return 0;
+    if (n < least)
+        return upg_fail(e, "%s: %zu tokens are too few to %s with: at least %zu", *path ? path : "the default text", n,
+                        heldout ? "measure" : "calibrate", least);
+    n -= heldout;
+    if (n > (size_t)most) n = (size_t)most;
     if (window > (size_t)j->model->config.max_positions) window = (size_t)j->model->config.max_positions;
     if (window > n) window = n;
-    j->text = (upg_text){.tokens = j->tokens, .n_windows = (int)(n / window), .window = (int)window};
+    *text = (upg_text){.tokens = *tokens, .n_windows = (int)(n / window), .window = (int)window};
+    return 0;
+}
+
+// Both are read before any work, so that what is wrong with them is known at once.
+static int load_texts(upg_job *j, upg_error *e) {
+    const upg_compress_options *o = j->options;
+    int calibration = o->calibration_tokens ? o->calibration_tokens : j->effort.calibration_tokens,
+        heldout = o->heldout_tokens ? o->heldout_tokens : j->effort.heldout_tokens;
+    if (load_text(j, o->calibration, false, calibration, LEAST_CALIBRATION, &j->tokens, &j->text, e) ||
+        load_text(j, o->heldout, true, heldout, 2, &j->heldout_tokens, &j->heldout, e))
+        return -1;
     j->result->calibration_tokens = j->text.n_windows * j->text.window;
     return 0;
 }
 
 // ---- What it is the work of ----
 
-static void hash_int(XXH3_state_t *s, int64_t v) {
-    XXH3_128bits_update(s, &v, sizeof v);
-}
-
-// The two ends of every tensor stand for all of it: a model file that was changed in between only is not noticed.
-static void hash_source(XXH3_state_t *s, const upg_job *j) {
-    XXH3_128bits_update(s, j->config.data, j->config.size);
-    XXH3_128bits_update(s, j->tokenizer.data, j->tokenizer.size);
-    for (size_t i = 0; i < j->n; i++) {
-        const upg_tensor *t = j->source[i];
-        if (!t) continue;
-        size_t n = t->bytes < SAMPLE ? t->bytes : SAMPLE;
-        XXH3_128bits_update(s, t->name, strlen(t->name));
-        hash_int(s, (int64_t)t->encoding << 32 | t->ggml_type);
-        hash_int(s, t->rows);
-        hash_int(s, t->cols);
-        XXH3_128bits_update(s, t->data, n);
-        XXH3_128bits_update(s, t->data + t->bytes - n, n);
-    }
-}
-
 // Whatever changes a byte that is coded.
 static int make_key(const upg_job *j, uint8_t key[16], upg_error *e) {
     const upg_compress_options *o = j->options;
-    const int64_t numbers[] = {JOURNAL_VERSION,   o->layer_bits,     o->embedding_bits, o->head_bits,
-                               j->effort.search,  j->effort.shaping, j->effort.scored,  (int64_t)o->rotation_seed,
-                               j->text.n_windows, j->text.window};
-    const double budgets[] = {o->ratio, o->bits};
-    XXH3_state_t *s = XXH3_createState();
-    if (!s) return upg_fail(e, "out of memory");
-    XXH3_128bits_reset(s);
-    XXH3_128bits_update(s, UPG_VERSION, strlen(UPG_VERSION));
-    XXH3_128bits_update(s, numbers, sizeof numbers);
-    XXH3_128bits_update(s, budgets, sizeof budgets);
-    XXH3_128bits_update(s, j->tokens, (size_t)j->text.n_windows * (size_t)j->text.window * sizeof *j->tokens);
-    hash_source(s, j);
-    XXH128_canonical_t hash;
-    XXH128_canonicalFromHash(&hash, XXH3_128bits_digest(s));
-    XXH3_freeState(s);
-    memcpy(key, hash.digest, 16);
-    return 0;
+    uint8_t model[16];
+    upg_buf b = {0};
+    if (upg_model_hash(j->model, model, e)) return -1;
+    upg_buf_add(&b, model, sizeof model);
+    upg_buf_fmt(&b, "%s %d %a %a %d %d %d %d %d %d %llu %d ", UPG_VERSION, JOURNAL_VERSION, o->ratio, o->bits,
+                o->layer_bits, o->embedding_bits, o->head_bits, j->effort.search, j->effort.shaping, j->effort.scored,
+                (unsigned long long)o->rotation_seed, j->text.window);
+    upg_buf_add(&b, j->tokens, (size_t)j->result->calibration_tokens * sizeof *j->tokens);
+    int rc = upg_buf_check(&b, e);
+    if (!rc) upg_file_hash(b.data, b.size, key);
+    upg_buf_free(&b);
+    return rc;
 }
 
 // ---- Sensitivity ----
 
-// Errors as of 3 bits, in the middle of what is given out.
-static const double sensitivity_noise = 0.0193, sensitivity_damping = 0.025;
+static const double sensitivity_noise = 0.0193; // errors as of 3 bits, in the middle of what is given out
 
 typedef struct sensing {
     upg_job *j;
@@ -314,7 +299,7 @@ static int sense(upg_job *j, double *kl, upg_error *e) {
                                      .scored = windows_in(&j->text, j->effort.scored),
                                      .rotation_seed = j->options->rotation_seed,
                                      .noise = sensitivity_noise,
-                                     .damping = (float)sensitivity_damping,
+                                     .damping = UPG_JOB_DAMPING,
                                      .wanted = wanted,
                                      .path = path,
                                      .tick = sense_tick,
@@ -403,7 +388,7 @@ static int open_job(upg_job *j, const char *source, upg_error *e) {
     if (j->model->tokenizer && upg_tokenizer_pack(j->model->tokenizer, &j->tokenizer, e)) return -1;
     j->effort = efforts[j->options->effort];
     if (j->options->exact_search) j->effort.search = UPG_SEARCH_EXACT;
-    return list_tensors(j, e) || load_text(j, e) || !(j->pool = upg_pool_new(j->options->n_threads, e)) ? -1 : 0;
+    return list_tensors(j, e) || load_texts(j, e) || !(j->pool = upg_pool_new(j->options->n_threads, e)) ? -1 : 0;
 }
 
 // That the budget can be met is known before anything is made.
@@ -440,6 +425,7 @@ int upg_compress(const char *source, const char *out, const upg_compress_options
     upg_buf_free(&j.tokenizer);
     free(j.out);
     free(j.tokens);
+    free(j.heldout_tokens);
     free(j.source);
     free(j.importance);
     upg_pool_free(j.pool);

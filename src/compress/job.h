@@ -6,6 +6,8 @@
 #include "compress/journal.h"
 #include "engine/model.h"
 
+#define UPG_JOB_DAMPING 0.025f // of Hessians, as for upg_feedback_new; measured on tales
+
 // What an effort means. docs/quality.md has the measurements.
 typedef struct upg_effort_settings {
     upg_search_mode search;
@@ -23,8 +25,9 @@ typedef struct upg_job {
     double *importance;        // [n]
     size_t n;
     uint64_t parameters;
-    upg_text text;   // of calibration; no windows: none
-    int32_t *tokens; // of text
+    upg_text text;    // of calibration; no windows: none
+    upg_text heldout; // likewise
+    int32_t *tokens, *heldout_tokens;
     upg_journal *journal;
     upg_pool *pool;
     upg_compress_result *result; // tensors in the order of out
@@ -40,11 +43,9 @@ int upg_job_progress(upg_job *j, double work, const char *what, upg_error *e);
 double upg_job_coding_work(const upg_job *j);
 int upg_job_code(upg_job *j, upg_writer *w, upg_error *e);
 
-// report.c: measures the file as it will be and says all that is known of it, as JSON of at most upg_job_report_room.
+// report.c: measures the file as it will be on the held-out text and says all that is known of it, as JSON of at most
+// upg_job_report_room.
 double upg_job_report_work(const upg_job *j);
 size_t upg_job_report_room(const upg_job *j);
 int upg_job_measure(upg_job *j, upg_writer *w, upg_error *e);
 int upg_job_report(const upg_job *j, upg_buf *b, upg_error *e);
-
-// The tokens of a text option, which the caller frees; none (and 0) if there is nothing to read it with.
-int upg_job_text(const upg_job *j, const char *path, bool heldout, int32_t **tokens, size_t *n, upg_error *e);

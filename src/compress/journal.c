@@ -1,5 +1,6 @@
 // See journal.h.
 #include "compress/journal.h"
+#include "format/upg_file.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -101,8 +102,8 @@ static int lock(upg_journal *j, upg_error *e) {
 }
 
 static int open_folder(upg_journal *j, const uint8_t key[16], upg_error *e) {
-    char line[64] = "key ";
-    for (int i = 0; i < 16; i++) sprintf(line + 4 + 2 * i, "%02x", key[i]);
+    char line[4 + UPG_HEX_HASH + 1] = "key ";
+    upg_file_hash_to_hex(key, line + 4);
     if (lock(j, e) || read_lines(j, e)) return -1;
     j->ours = true;
     if (!j->n || strcmp(j->lines[0], line)) return start_over(j, e) || upg_journal_add(j, e, "%s", line) ? -1 : 0;

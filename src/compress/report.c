@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WINDOW = 1024, BATCH = 256 };
+enum { BATCH = 256 };
 
 typedef struct measurement {
     upg_session *session, *original;
@@ -16,10 +16,6 @@ typedef struct measurement {
     int vocab;
     upg_row_score scores[BATCH];
 } measurement;
-
-static int window_of(const upg_job *j) {
-    return j->model->config.max_positions < WINDOW ? j->model->config.max_positions : WINDOW;
-}
 
 static void score_task(void *ctx, int row, int thread) {
     (void)thread;
@@ -57,14 +53,11 @@ static int measure_window(upg_job *j, measurement *m, const int32_t *tokens, int
     return upg_session_truncate(m->session, 0, 0, e) || upg_session_truncate(m->original, 0, 0, e) ? -1 : 0;
 }
 
-static int measure_windows(upg_job *j, measurement *m, const int32_t *tokens, size_t n, upg_error *e) {
+static int measure_windows(upg_job *j, measurement *m, upg_error *e) {
     upg_compress_result *r = j->result;
-    size_t most = j->options->heldout_tokens ? (size_t)j->options->heldout_tokens : (size_t)j->effort.heldout_tokens;
-    size_t window = (size_t)window_of(j);
-    if (n - 1 < window) window = n - 1;
-    if (most < window) window = most;
-    for (size_t at = 0; at + window < n && at + window <= most; at += window)
-        if (measure_window(j, m, tokens + at, (int)window, e)) return -1;
+    const upg_text *text = &j->heldout;
+    for (int w = 0; w < text->n_windows; w++)
+        if (measure_window(j, m, text->tokens + (size_t)w * (size_t)text->window, text->window, e)) return -1;
     r->nll /= r->heldout_tokens;
     r->original_nll /= r->heldout_tokens;
     r->kl /= r->heldout_tokens;
@@ -73,33 +66,23 @@ static int measure_windows(upg_job *j, measurement *m, const int32_t *tokens, si
 }
 
 int upg_job_measure(upg_job *j, upg_writer *w, upg_error *e) {
-    int32_t *tokens;
-    size_t n;
     const char *path;
-    if (!j->options->heldout) return 0;
-    if (upg_job_text(j, j->options->heldout, true, &tokens, &n, e)) return -1;
-    if (!n) return 0;
-    if (n < 2) {
-        free(tokens);
-        return upg_fail(e, "%s: %zu tokens are too few to measure with: at least 2", j->options->heldout, n);
-    }
+    if (!j->heldout.n_windows) return 0;
     measurement m = {.vocab = upg_model_vocab_size(j->model)};
     upg_session_options o = {
-        .n_threads = j->options->n_threads, .context = window_of(j), .max_rows = BATCH, .max_logits = BATCH};
+        .n_threads = j->options->n_threads, .context = j->heldout.window, .max_rows = BATCH, .max_logits = BATCH};
     upg_model *model = upg_writer_preview(w, &path, e) ? NULL : upg_model_open(path, e);
     if (model) m.session = upg_session_new(model, &o, e);
     if (m.session) m.original = upg_session_new(j->model, &o, e);
-    int rc = m.original ? measure_windows(j, &m, tokens, n, e) : -1;
+    int rc = m.original ? measure_windows(j, &m, e) : -1;
     upg_session_free(m.session);
     upg_session_free(m.original);
     upg_model_free(model);
-    free(tokens);
     return rc;
 }
 
 double upg_job_report_work(const upg_job *j) {
-    int n = j->options->heldout_tokens ? j->options->heldout_tokens : j->effort.heldout_tokens;
-    return j->options->heldout ? 2.0 * (double)j->parameters * n : 0;
+    return 2.0 * (double)j->parameters * j->heldout.n_windows * j->heldout.window;
 }
 
 size_t upg_job_report_room(const upg_job *j) {

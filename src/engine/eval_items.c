@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_TEXTS = 4096, HASHED_BYTES = 65536 };
+enum { MAX_TEXTS = 4096 };
 
 typedef struct span {
     const char *text;
@@ -269,37 +269,4 @@ void upg_eval_items_free(upg_eval_items *all) {
     free(all->items);
     free(all->file);
     *all = (upg_eval_items){0};
-}
-
-// ---- Which model ----
-
-static void add_hash(upg_buf *b, const void *data, size_t n) {
-    uint8_t hash[16];
-    upg_file_hash(data, n, hash);
-    upg_buf_add(b, hash, sizeof hash);
-}
-
-int upg_eval_model_hash(const upg_model *m, char hash[UPG_HEX_HASH + 1], upg_error *e) {
-    const upg_weights *w = &m->weights;
-    upg_buf b = {0};
-    if (upg_config_write(&m->config, &b, e)) {
-        upg_buf_free(&b);
-        return -1;
-    }
-    if (w->tokenizer_json) add_hash(&b, w->tokenizer_json, strlen(w->tokenizer_json));
-    if (w->tokenizer_data) add_hash(&b, w->tokenizer_data, w->tokenizer_size);
-    for (size_t i = 0; i < w->n; i++) {
-        const upg_tensor *t = &w->tensors[i];
-        upg_buf_fmt(&b, "%s %d %d %u %d %lld %lld ", t->name, t->encoding, t->s, t->ggml_type, t->rope_heads,
-                    (long long)t->rows, (long long)t->cols);
-        if (w->compressed)
-            upg_buf_add(&b, t->hash, sizeof t->hash);
-        else
-            add_hash(&b, t->data, t->bytes < HASHED_BYTES ? t->bytes : HASHED_BYTES);
-        if (w->compressed && t->scale) upg_buf_add(&b, t->scale_hash, sizeof t->scale_hash);
-    }
-    int rc = upg_buf_check(&b, e);
-    if (!rc) hash_to_hex(b.data, b.size, hash);
-    upg_buf_free(&b);
-    return rc;
 }

@@ -49,9 +49,6 @@ void upg_eval_items_free(upg_eval_items *all);
 // Fills in an item's tokens, or lets go of them.
 int upg_eval_item_load(const upg_eval_items *all, upg_eval_item *item, upg_error *e);
 void upg_eval_item_unload(upg_eval_item *item);
-// What tells models apart: a hash of config, tokenizer and every tensor's shape and recorded hash, or, where a file
-// records none, the tensor's beginning; a whole model need not be read.
-int upg_eval_model_hash(const upg_model *m, char hash[UPG_HEX_HASH + 1], upg_error *e);
 
 // Scores items in order, several side by side as sequences of one session, each keeping what its next text has in
 // common with the last one: the context of an item is run once, and a prompt that all items begin with once a sequence.

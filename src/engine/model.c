@@ -2,6 +2,7 @@
 #include "engine/model.h"
 #include "arch/arch.h"
 #include "format/json.h"
+#include "format/upg_file.h"
 #include "upg.h"
 #include <stdlib.h>
 #include <string.h>
@@ -97,6 +98,39 @@ void upg_model_free(upg_model *m) {
     upg_tokenizer_free(m->tokenizer);
     upg_weights_close(&m->weights);
     free(m);
+}
+
+static void add_hash(upg_buf *b, const void *data, size_t n) {
+    uint8_t hash[16];
+    upg_file_hash(data, n, hash);
+    upg_buf_add(b, hash, sizeof hash);
+}
+
+static void add_tensor(upg_buf *b, const upg_tensor *t, bool recorded) {
+    enum { END = 65536 };
+    size_t n = t->bytes < END ? t->bytes : END;
+    upg_buf_fmt(b, "%s %d %d %u %d %lld %lld ", t->name, t->encoding, t->s, t->ggml_type, t->rope_heads,
+                (long long)t->rows, (long long)t->cols);
+    if (recorded) {
+        upg_buf_add(b, t->hash, sizeof t->hash);
+        if (t->scale) upg_buf_add(b, t->scale_hash, sizeof t->scale_hash);
+    } else {
+        add_hash(b, t->data, n);
+        add_hash(b, t->data + t->bytes - n, n);
+    }
+}
+
+int upg_model_hash(const upg_model *m, uint8_t hash[16], upg_error *e) {
+    const upg_weights *w = &m->weights;
+    upg_buf b = {0};
+    int rc = upg_config_write(&m->config, &b, e);
+    if (w->tokenizer_json) add_hash(&b, w->tokenizer_json, strlen(w->tokenizer_json));
+    if (w->tokenizer_data) add_hash(&b, w->tokenizer_data, w->tokenizer_size);
+    for (size_t i = 0; i < w->n; i++) add_tensor(&b, &w->tensors[i], w->compressed);
+    if (!rc) rc = upg_buf_check(&b, e);
+    if (!rc) upg_file_hash(b.data, b.size, hash);
+    upg_buf_free(&b);
+    return rc;
 }
 
 int upg_model_vocab_size(const upg_model *m) {

@@ -13,6 +13,10 @@ struct upg_model {
 // The tokenizer of opened weights: packed in a .upg, JSON beside an original. *tokenizer is NULL if there is none.
 int upg_weights_tokenizer(const upg_weights *w, upg_tokenizer **tokenizer, upg_error *e);
 
+// What tells models apart: a hash (XXH3-128) of config, tokenizer and every tensor's description and recorded hash, or,
+// where a file records none, of the tensor's two ends of 64 KiB: a whole model need not be read.
+int upg_model_hash(const upg_model *m, uint8_t hash[16], upg_error *e);
+
 // The tokens of a file, which the caller frees: text, after the model's BOS if it wants one; or, with ids,
 // little-endian 16-bit token ids.
 int upg_tokenize_corpus(const upg_model *m, const char *text, size_t size, int32_t **tokens, size_t *n, upg_error *e);

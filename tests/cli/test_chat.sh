@@ -2,28 +2,10 @@
 # Conversations as people and programs hold them: `upg chat` in a pipe and on a terminal, `upg run --chat`, and the folder where models
 # have names (`list`, `rm`). Argument: the build folder.
 set -u
-upg=$(cd "$1" && pwd)/upg
-stories=models/stories260K
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
+. "$(dirname "$0")/helpers.sh"
 XDG_STATE_HOME=$work/state UPG_MODELS=$work/models
 export XDG_STATE_HOME UPG_MODELS
-python=
-if python3 -c 'import json' 2>/dev/null; then python=python3; fi
 
-check() {
-    name=$1
-    shift
-    if "$@" >"$work/check" 2>&1; then
-        echo "ok $name"
-    else
-        sed 's/^/# /' "$work/check"
-        echo "not ok $name"
-    fi
-}
-checkpy() {
-    if [ "$python" ]; then check "$@"; else echo "skip $1: python3 is not installed"; fi
-}
 # A model that chats: stories260K with a template in a file of its own.
 template='{% for m in messages %}{% if m.role == "critic" %}{{ raise_exception("no critics") }}{% endif %}{{ bos_token }}{{ m.role }} {{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<s>assistant {% endif %}'
 model=$work/model
@@ -133,8 +115,6 @@ templates() {
     "$upg" run "$model" --template "$work/mood.jinja" --template-args '{"mood":"once upon"}' -p x -n 3 --seed 1 -q >"$work/a" && "$upg" run "$model" --template-args '{"bos_token":"x"}' -p x -q >"$work/out" 2>"$work/err"
     [ $? = 1 ] && complains "cannot be set" && [ -s "$work/a" ]
 }
-# Without calibration and measuring, which have tests of their own.
-compress() { "$upg" compress "$@" --calibrate none --heldout none; }
 # A compressed model keeps its template and what the template writes: the EOS here is the one of tokenizer_config.json.
 compressed() {
     mkdir -p "$work/eos" && cp "$model"/* "$work/eos" && printf '{"bos_token":{"content":"<s>"},"eos_token":"<unk>"}' >"$work/eos/tokenizer_config.json" &&

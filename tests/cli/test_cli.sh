@@ -2,50 +2,18 @@
 # The command as its users meet it: exit statuses (0, 1 failed, 2 wrong usage, 130 interrupted), one line that says what is wrong, files
 # that appear whole or not at all, and output that is the same for every number of threads and instruction set. Argument: the build folder.
 set -u
-upg=$1/upg
-stories=models/stories260K
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
+. "$(dirname "$0")/helpers.sh"
 small=$work/small.upg
-python=
-if python3 -c 'import json' 2>/dev/null; then python=python3; fi
 
-# check NAME COMMAND...: whether the command succeeds.
-check() {
-    name=$1
-    shift
-    if "$@" >"$work/check" 2>&1; then
-        echo "ok $name"
-    else
-        sed 's/^/# /' "$work/check"
-        echo "not ok $name"
-    fi
-}
-# exits STATUS COMMAND...: its output is left in $work/out and $work/err.
-exits() {
-    want=$1
-    shift
-    "$@" >"$work/out" 2>"$work/err" </dev/null
-    got=$?
-    [ "$got" = "$want" ] || { echo "exit status $got instead of $want: $*"; cat "$work/err"; return 1; }
-}
 # fails TEXT COMMAND...: status 1 and exactly one line on standard error, which begins with "upg: " and contains the text.
 fails() {
     text=$1
     shift
-    exits 1 "$@" || return 1
-    [ "$(wc -l <"$work/err")" -eq 1 ] || { echo "not one line: $*"; cat "$work/err"; return 1; }
-    grep -q '^upg: ' "$work/err" && grep -qF -e "$text" "$work/err" || { echo "does not say '$text': $*"; cat "$work/err"; return 1; }
+    exits 1 "$@" && says "$text" && grep -q '^upg: ' "$work/err"
 }
 json() { $python -m json.tool "$1" >/dev/null; }
 # has FILE EXPRESSION: of d, the file's JSON.
 has() { $python -c 'import json, sys; d = json.load(open(sys.argv[1])); sys.exit(not eval(sys.argv[2]))' "$1" "$2"; }
-# checkpy: check where Python is needed.
-checkpy() {
-    if [ "$python" ]; then check "$@"; else echo "skip $1: python3 is not installed"; fi
-}
-# Without calibration and measuring, which have tests of their own.
-compress() { "$upg" compress "$@" --calibrate none --heldout none; }
 size() { wc -c <"$1" | tr -d ' '; }
 
 compress "$stories" -o "$small" --layer-bits 3 -q >/dev/null || echo "not ok compress"
@@ -160,7 +128,15 @@ fitted_by_default() {
         grep -q "fitted to 1024 tokens; bits chosen by measured sensitivity" "$work/out" && grep -q "held-out text, 512 tokens: KL" "$work/out" &&
         [ ! -e "$work/fitted.upg.partial" ] &&
         fails "needs about" "$upg" compress "$stories" -o "$work/never.upg" --bits 4 --memory 0.1 && fails "no/such/text" "$upg" compress "$stories" -o "$work/never.upg" --bits 4 --calibrate no/such/text &&
-        exits 2 "$upg" compress "$stories" -o "$work/never.upg" --effort great && [ ! -e "$work/never.upg" ]
+        exits 2 "$upg" compress "$stories" -o "$work/never.upg" --effort great || return 1
+    # Texts are looked at before any work.
+    : >"$work/empty.u16"
+    fails "0 tokens are too few to measure with" "$upg" compress "$stories" -o "$work/never.upg" --bits 4 --heldout "$work/empty.u16" &&
+        fails "no/such/text" "$upg" compress "$stories" -o "$work/never.upg" --bits 4 --heldout no/such/text && ! ls "$work"/never.upg* 2>/dev/null || return 1
+    # int8 is not fitted unless that is asked for, wherever the option stands.
+    exits 0 "$upg" compress "$stories" -o "$work/int8.upg" --encoding int8 --heldout none -q && grep -q "not calibrated" "$work/out" &&
+        exits 0 "$upg" compress "$stories" -o "$work/int8.upg" --calibrate "$stories/tokenizer.json" --calibration-tokens 256 --encoding int8 --heldout none -q &&
+        grep -q "fitted to 256 tokens" "$work/out"
 }
 interrupted_compress() {
     echo precious >"$work/kept.upg"

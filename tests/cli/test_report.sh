@@ -1,34 +1,13 @@
 #!/bin/sh
 # What compress prints, inspect --report shows again, and --plot draws. Argument: the build folder.
 set -u
-upg=$1/upg
-stories=models/stories260K
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-python=
-if python3 -c 'import json' 2>/dev/null; then python=python3; fi
+. "$(dirname "$0")/helpers.sh"
 
-# check NAME COMMAND...: whether the command succeeds.
-check() {
-    name=$1
-    shift
-    if "$@" >"$work/check" 2>&1; then
-        echo "ok $name"
-    else
-        sed 's/^/# /' "$work/check"
-        echo "not ok $name"
-    fi
-}
-checkpy() {
-    if [ "$python" ]; then check "$@"; else echo "skip $1: python3 is not installed"; fi
-}
 # fails STATUS TEXT COMMAND...: that status, and one line on standard error that contains the text.
 fails() {
-    want=$1 text=$2
+    status=$1 text=$2
     shift 2
-    "$@" >"$work/out" 2>"$work/err" </dev/null
-    got=$?
-    [ "$got" = "$want" ] && [ "$(wc -l <"$work/err")" -eq 1 ] && grep -qF -e "$text" "$work/err" || { echo "$got: $*"; cat "$work/err"; return 1; }
+    exits "$status" "$@" && says "$text"
 }
 
 "$upg" compress "$stories" -o "$work/fitted.upg" --bits 4.2 --calibration-tokens 2048 --effort fast --plot "$work/fitted.svg" -q >"$work/fitted" || echo "not ok compress"
