@@ -3,7 +3,8 @@
 
 Usage: make_calibration.py PACKAGES BOOKS VALID: a folder with a subfolder for each unpacked Debian package of data/README.md, the text
 of the reference corpus of the default model, and that of its test set, of which nothing may enter. The result is the same on every run.
-Every part is cut in chunks of about 2,500 bytes, and the chunks of all parts are merged by their relative position, so that any prefix has the mix.
+Every part is cut in chunks of about 2,500 bytes, or the pieces of its own file; those of all parts are merged by their relative position, so that
+any prefix has the mix.
 """
 import gzip
 import pathlib
@@ -43,7 +44,9 @@ def grams(text):
 
 
 def assemble(parts, own, forbidden):
-    parts = parts + [[p.strip('\n') + '\n\n' for p in read(own).split('%%\n')]]
+    """The parts and the files of the folder `own`, which are split in pieces by lines %%, in one text."""
+    for path in sorted((ROOT / 'data/own' / own).glob('*.txt')):
+        parts.append([p.strip('\n') + '\n\n' for p in re.split('^%%\n', read(path), flags=re.M) if p.strip()])
     seen, lines = set(forbidden), []
     for part in parts:
         kept = 0
@@ -53,7 +56,7 @@ def assemble(parts, own, forbidden):
                 seen |= g
                 kept += len(chunk.encode())
                 lines.append(((i + .5) / len(part), len(lines), chunk))
-        print(f'{kept:7} bytes of', part[0][:40].split('\n')[0])
+        print(f'{kept:7} of {len("".join(part).encode())} bytes of', part[0][:40].split('\n')[0])
     return ''.join(c for _, _, c in sorted(lines)).rstrip('\n') + '\n'
 
 
@@ -66,16 +69,16 @@ opticks = read(PACKAGES / 'golang-1.19-src/usr/share/go-1.19/src/testdata/Isaac.
 dhamma = 'display-dhammapada/dhammapada-{}-transl.txt'
 
 calibration = assemble([
-    chunks(books, 2000, 70000), chunks(books, twain + 2000, 70000), chunks(opticks, 20000, 40000),
+    chunks(books, 2000, 45000), chunks(books, twain + 2000, 45000), chunks(opticks, 20000, 35000),
     chunks(share('display-dhammapada', dhamma.format('english')), 4000, 12000),
     chunks(share('display-dhammapada', dhamma.format('polish')), 4000, 15000),
     chunks(share('fortunes-zh', 'games/fortunes/tang300'), 0, 25000),
     chunks(stb('stb_ds.h'), 22000, 25000), chunks(stb('stb_sprintf.h'), 12000, 25000), chunks(stb('stb_truetype.h'), 45000, 25000),
-    chunks(page('wal.html'), 4000, 20000)], ROOT / 'data/own/calibration.txt', valid)
+    chunks(page('wal.html'), 4000, 20000)], 'calibration', valid)
 heldout = assemble([
-    chunks(books[:twain], doyle + 2000, 45000), chunks(stb('stb_rect_pack.h'), 6000, 10000), chunks(stb('stb_vorbis.h'), 30000, 12000),
+    chunks(books[:twain], doyle + 2000, 40000), chunks(stb('stb_rect_pack.h'), 6000, 10000), chunks(stb('stb_vorbis.h'), 30000, 12000),
     chunks(share('fortunes-zh', 'games/fortunes/song100'), 0, 9000)],
-    ROOT / 'data/own/heldout.txt', valid | grams(calibration))
+    'heldout', valid | grams(calibration))
 for name, text in ('calibration', calibration), ('heldout', heldout):
     g = [text[i:i + GRAM] for i in range(len(text) - GRAM + 1)]
     (ROOT / f'data/{name}.txt').write_bytes(text.encode())
