@@ -39,7 +39,7 @@ ifeq ($(ARCH),x86_64)
 AVX2_FLAGS   := -mavx2 -mfma -mf16c
 AVX512_FLAGS := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512vbmi -mavx512vbmi2 -mfma -mf16c -mprefer-vector-width=512
 else
-X86_ONLY := %_avx2.c %_avx512.c
+X86_ONLY := %_avx2.c %_avx512.c %_amx.c
 endif
 
 SRC      := $(filter-out $(X86_ONLY),$(shell find src -name '*.c' -not -path 'src/cli/*'))
@@ -57,6 +57,7 @@ all: $B/upg $B/libupg.a $B/libupg.so
 
 $B/%_avx2.o: ISA_FLAGS = $(AVX2_FLAGS)
 $B/%_avx512.o: ISA_FLAGS = $(AVX512_FLAGS)
+$B/%_amx.o: ISA_FLAGS = $(AVX512_FLAGS) -mamx-tile -mamx-int8
 $B/%.o: %.c
 	@mkdir -p $(@D)
 	$(if $V,,@echo "  CC   $@")

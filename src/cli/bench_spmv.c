@@ -102,13 +102,8 @@ static int product_new(product *p, int kind, int n, const upg_cpu_kernels *kerne
         !(p->q_sum = upg_arena_take(a, size / 16, sizeof *p->q_sum, e)) ||
         !(p->scratch = upg_arena_take(a, threads, sizeof *p->scratch, e)))
         return -1;
-    for (size_t i = 0; i < threads; i++) {
-        upg_scratch *s = &p->scratch[i];
-        if (!(s->panel = upg_arena_take(a, UPG_PANEL_BYTES + 64, 1, e)) ||
-            !(s->values = upg_arena_take(a, UPG_SPARSE_VALUES + UPG_SPARSE_OVERRUN, 1, e)) ||
-            !(s->total = upg_arena_take(a, 256, sizeof *s->total, e)))
-            return -1;
-    }
+    for (size_t i = 0; i < threads; i++)
+        if (upg_scratch_take(&p->scratch[i], a, 1, n, e)) return -1;
     for (uint64_t i = 0; i < size; i++) {
         p->x[i] = (float)((int64_t)(upg_splitmix64(7, i) >> 40) - (1 << 23)) * 0x1p-22f;
         p->sign[i] = upg_sign(1, i);

@@ -71,7 +71,7 @@ static subject *const subjects[] = {&int8,        &allocated,  &halves,   &low, 
                                     &sparse_head, &large_int8, &embedded, &smollm2, &mistral, &phi3,
                                     &phi4mini,    &llama,      &qwen2,    &qwen3};
 
-static const char *const isas[] = {"scalar", "avx2", "avx512"};
+static const char *const isas[] = {"scalar", "avx2", "avx512", "amx"};
 static bool has_isa(const char *isa) {
     return upg_cpu_kernels_for(isa, NULL) != NULL;
 }

@@ -18,6 +18,7 @@ static const upg_cpu_kernels *const all_paths[] = {
     &upg_cpu_scalar, // first: the others are compared with it
 #if defined(__x86_64__)
     &upg_cpu_avx2,
+    &upg_cpu_amx,
     &upg_cpu_avx512,
 #endif
 };
@@ -92,7 +93,7 @@ typedef struct batch {
     float *m;               // [n_rows]
 } batch;
 
-enum { MAX_BATCH = 17 };
+enum { MAX_BATCH = 83 };
 
 static inline batch batch_new(int n_rows, int cols) {
     batch x = {.n_rows = n_rows, .cols = cols, .n = (int)upg_pad16(cols), .b = upg_block((int)upg_pad16(cols))};
@@ -130,22 +131,32 @@ static inline uint32_t quantise_row(const upg_cpu_kernels *k, batch *to, int row
 // Rows first..first+n_rows-1 of the batch times superband sb of w, into y: [n_rows], y_stride apart.
 static inline void linear_rows(const upg_cpu_kernels *k, const upg_tensor *w, const batch *x, int first, int n_rows,
                                int64_t sb, float *y, size_t y_stride) {
-    static _Alignas(64) uint8_t panel[UPG_PANEL_BYTES + 64];
-    static _Alignas(64) int32_t total[MAX_BATCH * 256];
-    static _Alignas(64) uint8_t values[UPG_SPARSE_VALUES + UPG_SPARSE_OVERRUN];
-    upg_scratch scratch = {panel, values, total, NULL};
-    size_t groups = (size_t)(x->n / x->b), r = (size_t)first;
+    static upg_arena memory;
+    static upg_scratch scratch;
+    if (!memory.bytes && upg_scratch_take(&scratch, &memory, MAX_BATCH, 16, NULL)) exit(1);
+    size_t groups = (size_t)(x->n / x->b), all = (size_t)n_rows;
+    upg_quantised q = {.q = zeroed(all * (size_t)x->n + UPG_Q_SLACK, 1),
+                       .d = zeroed(all, groups),
+                       .q_sum = zeroed(all * groups, sizeof *q.q_sum)};
+    for (int i = 0; i < n_rows; i++) {
+        size_t r = (size_t)(first + i);
+        upg_quantised row = {x->q + r * (size_t)x->n, x->d + r * groups, x->q_sum + r * groups};
+        upg_quantised_place(&row, x->n, x->b, i, n_rows, &q);
+    }
     upg_linear l = {.w = w,
                     .n = x->n,
                     .b = x->b,
                     .n_rows = n_rows,
-                    .q = x->q + r * (size_t)x->n,
-                    .d = x->d + r * groups,
-                    .q_sum = x->q_sum + r * groups,
-                    .m = x->m + r,
+                    .q = q.q,
+                    .d = q.d,
+                    .q_sum = q.q_sum,
+                    .m = x->m + first,
                     .y = y,
                     .y_stride = y_stride};
     k->linear(&l, sb, &scratch);
+    upg_aligned_free(q.q);
+    upg_aligned_free(q.d);
+    upg_aligned_free(q.q_sum);
 }
 
 static inline int64_t superbands(const upg_tensor *w) {

@@ -112,7 +112,7 @@ static batch fill_batch(int cols) {
 // One superband: every path, every batch size and (alone) every row against the scalar path's rows. A path may write
 // the superband's rows only, so the rest of y is compared too.
 static void compare_superband(const upg_tensor *w, const batch *x, int64_t sb) {
-    static const int sizes[] = {2, 3, 4, 5, 8, MAX_BATCH};
+    static const int sizes[] = {2, 3, 4, 5, 8, 16, 17, 64, MAX_BATCH};
     size_t stride = (size_t)w->rows + 3, bytes = stride * MAX_BATCH * sizeof(float);
     float *want = zeroed(stride * MAX_BATCH, sizeof *want), *y = zeroed(stride * MAX_BATCH, sizeof *y);
     memset(want, 0xff, bytes);

@@ -51,9 +51,22 @@ void upg_embed(const upg_tensor *w, int32_t token, const uint32_t *sign, int32_t
         x[i] = upg_float(upg_bits((float)v[i] * w->scale[token]) ^ (w->unrotated ? 0 : sign[i]));
 }
 
+int upg_scratch_take(upg_scratch *s, upg_arena *from, int max_rows, int max_inputs, upg_error *e) {
+    const size_t rows = (size_t)upg_pad16(max_rows), n = (size_t)upg_pad16(max_inputs);
+    s->panel = upg_arena_take(from, UPG_PANEL_BYTES + 64, 1, e);
+    s->values = s->panel ? upg_arena_take(from, UPG_SPARSE_VALUES + UPG_SPARSE_OVERRUN, 1, e) : NULL;
+    s->total = s->values ? upg_arena_take(from, rows * 256, sizeof *s->total, e) : NULL;
+    s->work = s->total ? upg_arena_take(from, n, sizeof *s->work, e) : NULL;
+    s->row.q = s->work ? upg_arena_take(from, n, 1, e) : NULL;
+    s->row.d = s->row.q ? upg_arena_take(from, n / 16, 1, e) : NULL;
+    s->row.q_sum = s->row.d ? upg_arena_take(from, n / 16, sizeof *s->row.q_sum, e) : NULL;
+    return s->row.q_sum ? 0 : -1;
+}
+
 const upg_cpu_kernels *upg_cpu_kernels_for(const char *isa, upg_error *e) {
     static const upg_cpu_kernels *const all[] = {
 #if defined(__x86_64__)
+        &upg_cpu_amx,
         &upg_cpu_avx512,
         &upg_cpu_avx2,
 #endif
@@ -69,6 +82,6 @@ const upg_cpu_kernels *upg_cpu_kernels_for(const char *isa, upg_error *e) {
             return NULL;
         }
     }
-    upg_fail(e, "UPG_ISA=%s: unknown; one of scalar, avx2, avx512", isa);
+    upg_fail(e, "UPG_ISA=%s: unknown; one of scalar, avx2, avx512, amx", isa);
     return NULL;
 }

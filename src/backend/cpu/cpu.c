@@ -15,9 +15,7 @@ typedef struct cpu_backend {
     float **vectors;      // [n_weights] f32 copies of norms and biases, or NULL
     uint32_t *sign;       // [max_inputs]
     float *cosine, *sine; // [n_positions][rotary_dim/2]
-    int8_t *q;            // [max_rows][max_inputs padded]
-    uint8_t *d;           // [max_rows][groups]
-    int32_t *q_sum;       // [max_rows][groups]
+    upg_quantised q;      // of the current op's rows, as upg_linear reads them
     float *m;             // [max_rows]
     int8_t *head_q;       // [max_rows][n_heads][head_dim]
     float *head_scale;    // [max_rows][n_heads]
@@ -82,8 +80,8 @@ static int reserve_rows(cpu_backend *b, upg_error *e) {
            heads = (size_t)c->n_heads;
     size_t kv = (size_t)b->options.n_blocks * (size_t)c->n_layers * (size_t)c->n_kv_heads;
     size_t table = (size_t)b->options.n_positions * (size_t)c->rotary_dim / 2;
-    if (!(b->sign = reserve(b, n, sizeof *b->sign, e)) || !(b->q = reserve(b, rows, n, e)) ||
-        !(b->d = reserve(b, rows, n / 16, e)) || !(b->q_sum = reserve(b, rows * (n / 16), sizeof *b->q_sum, e)) ||
+    if (!(b->sign = reserve(b, n, sizeof *b->sign, e)) || !(b->q.q = reserve(b, rows * n + UPG_Q_SLACK, 1, e)) ||
+        !(b->q.d = reserve(b, rows, n / 16, e)) || !(b->q.q_sum = reserve(b, rows * (n / 16), sizeof(int32_t), e)) ||
         !(b->m = reserve(b, rows, sizeof *b->m, e)) ||
         !(b->head_q = reserve(b, rows * heads, (size_t)c->head_dim, e)) ||
         !(b->head_scale = reserve(b, rows * heads, sizeof *b->head_scale, e)) || !(b->flags = reserve(b, rows, 1, e)) ||
@@ -93,13 +91,8 @@ static int reserve_rows(cpu_backend *b, upg_error *e) {
         return -1;
     b->scratch = reserve(b, (size_t)upg_pool_threads(b->options.pool), sizeof *b->scratch, e);
     if (!b->scratch) return -1;
-    for (int i = 0; i < upg_pool_threads(b->options.pool); i++) {
-        upg_scratch *s = &b->scratch[i];
-        if (!(s->panel = reserve(b, UPG_PANEL_BYTES, 1, e)) ||
-            !(s->values = reserve(b, UPG_SPARSE_VALUES + UPG_SPARSE_OVERRUN, 1, e)) ||
-            !(s->total = reserve(b, rows * 256, sizeof *s->total, e)) || !(s->work = reserve(b, n, sizeof *s->work, e)))
-            return -1;
-    }
+    for (int i = 0; i < upg_pool_threads(b->options.pool); i++)
+        if (upg_scratch_take(&b->scratch[i], &b->memory, b->options.max_rows, (int)n, e)) return -1;
     for (size_t i = 0; i < n; i++) b->sign[i] = upg_sign(b->program->source->rotation_seed, i);
     upg_rope_tables(c, b->options.n_positions, b->cosine, b->sine);
     return 0;
@@ -166,10 +159,10 @@ static void quantise_task(void *ctx, int row, int thread) {
     cpu_backend *b = ctx;
     const upg_op *op = b->op;
     int n = (int)upg_pad16(op->n), block = upg_block(n);
-    size_t at = (size_t)row * (size_t)(n / block);
+    const upg_quantised *to = b->n_rows == 1 ? &b->q : &b->scratch[thread].row;
     uint32_t f = b->kernels->quantise(row_of(b, op->in, row), op->n, n, block, op->unrotated ? NULL : b->sign,
-                                      b->scratch[thread].work, b->q + (size_t)row * (size_t)n, b->d + at, b->q_sum + at,
-                                      b->m + row);
+                                      b->scratch[thread].work, to->q, to->d, to->q_sum, b->m + row);
+    if (to != &b->q) upg_quantised_place(to, n, block, row, b->n_rows, &b->q);
     b->flags[batch_row(b, row)] |= (uint8_t)f;
 }
 
@@ -255,9 +248,9 @@ static void run_linear(cpu_backend *b) {
                              .n = n,
                              .b = upg_block(n),
                              .n_rows = b->n_rows,
-                             .q = b->q,
-                             .d = b->d,
-                             .q_sum = b->q_sum,
+                             .q = b->q.q,
+                             .d = b->q.d,
+                             .q_sum = b->q.q_sum,
                              .m = b->m,
                              .y = b->buffers[op->out] + op->out_col,
                              .y_stride = (size_t)b->program->widths[op->out]};

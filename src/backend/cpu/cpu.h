@@ -5,26 +5,46 @@
 #include "format/weights.h"
 #include "program/numbers.h"
 
-// A batch of quantised rows times one coded matrix: section 4, steps 3 and 4.
+enum { UPG_Q_SLACK = 16 * 256 };
+// A batch of quantised rows times one coded matrix: section 4, steps 3 and 4. Inputs lie group by group, so that a
+// group's of all rows are side by side.
 typedef struct upg_linear {
     const upg_tensor *w;
     int n, b, n_rows;     // padded inputs, group size, rows of the batch
-    const int8_t *q;      // [n_rows][n]
-    const uint8_t *d;     // [n_rows][n/b]
-    const int32_t *q_sum; // [n_rows][n/b]
+    const int8_t *q;      // [n/b][n_rows][b], and UPG_Q_SLACK readable bytes
+    const uint8_t *d;     // [n/b][n_rows]
+    const int32_t *q_sum; // [n/b][n_rows]
     const float *m;       // [n_rows]
     float *y;             // [n_rows] rows, y_stride apart; weight rows 0.. are written
     size_t y_stride;
 } upg_linear;
 
+// A quantised row, as UPG_OP_QUANTISE makes it, to its place among n_rows. What upg_linear reads.
+typedef struct upg_quantised {
+    int8_t *q;
+    uint8_t *d;
+    int32_t *q_sum;
+} upg_quantised;
+static inline void upg_quantised_place(const upg_quantised *from, int n, int b, int row, int n_rows,
+                                       const upg_quantised *to) {
+    for (int g = 0; g < n / b; g++) {
+        const size_t at = (size_t)g * (size_t)n_rows + (size_t)row;
+        memcpy(to->q + at * (size_t)b, from->q + g * b, (size_t)b);
+        to->d[at] = from->d[g];
+        to->q_sum[at] = from->q_sum[g];
+    }
+}
+
 // Scratch of one thread: a decoded panel (256 rows x up to 256 columns) and the sums of every batch row.
 enum { UPG_PANEL_BYTES = 65536 };
 typedef struct upg_scratch {
-    uint8_t *panel;  // [UPG_PANEL_BYTES], 64-byte aligned, 64 readable bytes after it
-    uint8_t *values; // [UPG_SPARSE_VALUES + UPG_SPARSE_OVERRUN] of a 4-bit sparse block as bytes, 64-byte aligned
-    int32_t *total;  // [max_rows][16 rows][16 bands], 64-byte aligned
-    float *work;     // [max_inputs]
+    uint8_t *panel;    // [UPG_PANEL_BYTES], 64-byte aligned, 64 readable bytes after it
+    uint8_t *values;   // [UPG_SPARSE_VALUES + UPG_SPARSE_OVERRUN] of a 4-bit sparse block as bytes, 64-byte aligned
+    int32_t *total;    // [max_rows padded to 16][16 rows][16 bands] in a kernel's own order, 64-byte aligned
+    float *work;       // [max_inputs]
+    upg_quantised row; // of max_inputs
 } upg_scratch;
+int upg_scratch_take(upg_scratch *s, upg_arena *from, int max_rows, int max_inputs, upg_error *e);
 
 typedef struct upg_cpu_kernels {
     const char *isa;
@@ -43,7 +63,7 @@ typedef struct upg_cpu_kernels {
     void (*linear)(const upg_linear *l, int64_t sb, upg_scratch *scratch);
 } upg_cpu_kernels;
 
-extern const upg_cpu_kernels upg_cpu_scalar, upg_cpu_avx2, upg_cpu_avx512;
+extern const upg_cpu_kernels upg_cpu_scalar, upg_cpu_avx2, upg_cpu_avx512, upg_cpu_amx;
 // isa NULL: the environment's UPG_ISA, else the best this machine has.
 const upg_cpu_kernels *upg_cpu_kernels_for(const char *isa, upg_error *e);
 

@@ -153,7 +153,8 @@ INLINE void multiply(const upg_linear *l, int g, const uint8_t *panel, int lanes
     const __m256i ones = _mm256_set1_epi16(1), centre = _mm256_set1_epi8(127);
     __m256i acc[4][2];
     for (int i = 0; i < rows; i++) acc[i][0] = acc[i][1] = _mm256_setzero_si256();
-    const int8_t *q = l->q + (size_t)row * (size_t)l->n + (size_t)g * (size_t)l->b;
+    const size_t at = (size_t)g * (size_t)l->n_rows + (size_t)row;
+    const int8_t *q = l->q + at * (size_t)l->b;
     for (int t = 0; t < l->b / 16; t++)
         for (int i = 0; i < 4; i++)
 #pragma GCC unroll 2
@@ -163,16 +164,14 @@ INLINE void multiply(const upg_linear *l, int g, const uint8_t *panel, int lanes
                 __m256i w = _mm256_sub_epi8(_mm256_loadu_si256((const __m256i *)p), centre),
                         magnitude = _mm256_abs_epi8(w);
                 for (int j = 0; j < rows; j++) {
-                    __m256i x = _mm256_sign_epi8(quad_of(q + (size_t)j * (size_t)l->n + t * 16 + i * 4), w);
+                    __m256i x = _mm256_sign_epi8(quad_of(q + j * l->b + t * 16 + i * 4), w);
                     acc[j][k] =
                         _mm256_add_epi32(acc[j][k], _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, x), ones));
                 }
             }
-    size_t groups = (size_t)(l->n / l->b);
     for (int j = 0; j < rows; j++)
         for (int k = 0; k < 2; k++)
-            add_group(totals + (size_t)(row + j) * 256 + (r + k) * 16 + half, acc[j][k], 0,
-                      l->d[(size_t)(row + j) * groups + (size_t)g]);
+            add_group(totals + (size_t)(row + j) * 256 + (r + k) * 16 + half, acc[j][k], 0, l->d[at + (size_t)j]);
 }
 
 static void multiply_group(const upg_linear *l, int g, const uint8_t *panel, int lanes, int nb, int32_t *totals) {

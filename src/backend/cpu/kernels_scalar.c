@@ -49,9 +49,10 @@ static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
                                    ? expand_group(l->w, sb, g, scratch->panel)
                                    : decode_group(l->w, sb, g * steps, (g + 1) * steps, scratch->panel);
         for (int row = 0; row < l->n_rows; row++) {
-            const int8_t *q = l->q + (size_t)row * (size_t)l->n + (size_t)g * (size_t)l->b;
+            const size_t at = (size_t)g * (size_t)l->n_rows + (size_t)row;
+            const int8_t *q = l->q + at * (size_t)l->b;
             int32_t *total = scratch->total + (size_t)row * 256;
-            int d = l->d[(size_t)row * (size_t)groups + (size_t)g];
+            int d = l->d[at];
             for (int r = 0; r < 16; r++)
                 for (int band = 0; band < nb; band++) {
                     int32_t dot = 0;
