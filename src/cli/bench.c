@@ -1,5 +1,8 @@
-// upg bench: the table of benchmarks, each a verb of its own in a file bench_NAME.c.
+// What benchmarks share, and the table of those with a name: each is a verb of its own in a file bench_NAME.c. The one
+// without a name is bench_model.c.
 #include "cli/bench.h"
+#include "engine/shape.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,32 +10,103 @@ static const struct {
     const char *name;
     const cli_verb *verb;
 } benches[] = {{"spmv", &cli_bench_spmv}};
-enum { N_BENCHES = sizeof benches / sizeof *benches };
 
-static void help(FILE *f) {
-    fprintf(f, "usage: upg bench NAME [OPTIONS]\n\n");
-    for (int i = 0; i < N_BENCHES; i++) fprintf(f, "  %-10s %s\n", benches[i].name, benches[i].verb->summary);
-    fprintf(f, "\nupg bench NAME --help tells more.\n");
+const cli_verb *bench_find(const char *name) {
+    for (size_t i = 0; i < sizeof benches / sizeof *benches; i++)
+        if (!strcmp(name, benches[i].name)) return benches[i].verb;
+    return NULL;
 }
 
-static int run(int argc, char **argv) {
-    if (argc < 2) {
-        help(stderr);
-        return CLI_USAGE;
-    }
-    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
-        help(stdout);
-        return CLI_OK;
-    }
-    for (int i = 0; i < N_BENCHES; i++)
-        if (!strcmp(argv[1], benches[i].name)) return benches[i].verb->run(argc - 1, argv + 1);
-    return cli_usage(&cli_bench, "%s: no such benchmark", argv[1]);
+int bench_run(int (*work)(void *options, upg_error *e), void *options) {
+    upg_error e = {0};
+    cli_catch_interrupt(false);
+    if (!work(options, &e)) return CLI_OK;
+    int status = cli_failed(&e);
+    return cli_interrupted ? CLI_INTERRUPTED : status;
 }
 
-const cli_verb cli_bench = {
-    .name = "bench", .summary = "measure speed: spmv", .arguments = "NAME [OPTIONS]", .about = "", .run = run};
+// ---- Options ----
 
-// ---- Rows of results
+int bench_set_output(const cli_option *o, void *group, const char *text, upg_error *e) {
+    static const char *const names[] = {"text", "md", "csv", "json"};
+    for (int i = 0; i < 4; i++)
+        if (!strcmp(text, names[i])) {
+            *(bench_output *)(void *)((char *)group + o->offset) = (bench_output)i;
+            return 0;
+        }
+    return upg_fail(e, "--%s %s: text, md, csv or json", o->name, text);
+}
+
+int bench_set_list(const cli_option *o, void *group, const char *text, upg_error *e) {
+    bench_list *l = (bench_list *)(void *)((char *)group + o->offset);
+    l->n = 0;
+    for (const char *at = text; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
+        char *end;
+        long n = strtol(at, &end, 10);
+        if (end == at || (*end && *end != ',') || (double)n < o->lo || (double)n > o->hi)
+            return upg_fail(e, "--%s %s: whole numbers within %.0f..%.0f, separated by commas", o->name, text, o->lo,
+                            o->hi);
+        if (l->n == BENCH_LIST) return upg_fail(e, "--%s %s: at most %d", o->name, text, BENCH_LIST);
+        l->value[l->n++] = (int)n;
+    }
+    return 0;
+}
+
+int bench_list_max(const bench_list *l) {
+    int most = 0;
+    for (int i = 0; i < l->n; i++)
+        if (l->value[i] > most) most = l->value[i];
+    return most;
+}
+
+static int set_shape(const cli_option *o, void *group, const char *text, upg_error *e) {
+    if (!upg_shape_find(text)) return upg_fail(e, "--%s %s: %s", o->name, text, upg_shape_names);
+    ((bench_source *)group)->shape = text;
+    return 0;
+}
+
+static int set_layer_bits(const cli_option *o, void *group, const char *text, upg_error *e) {
+    char *end;
+    double k = strtod(text, &end);
+    bool half = k >= 2 && k <= 4 && 2 * k == floor(2 * k);
+    if (end == text || *end || !(half || k == 8)) return upg_fail(e, "--%s %s: 2, 2.5, 3, 3.5, 4 or 8", o->name, text);
+    ((bench_source *)group)->layer_bits = k;
+    return 0;
+}
+
+#define AT(field) .offset = offsetof(bench_source, field)
+const cli_option bench_source_options[] = {
+    {"shape", 0, "NAME", "random weights of a shape: phi-4, phi-4-mini, llama-3-8b or smollm2-135m", CLI_SET,
+     .set = set_shape},
+    {"layers", 0, "N", "only so many layers of the shape", CLI_INT, AT(layers), 1, 1024},
+    {"bits", 0, "B", "a weight of the shape, all of it, has at most (default 3.2, the layers 3)", CLI_DOUBLE, AT(bits),
+     2, 9},
+    {"layer-bits", 0, "K", "bits of the shape's layers: 2, 2.5, 3, 3.5, 4 or 8", CLI_SET, .set = set_layer_bits},
+    {0}};
+#undef AT
+
+int bench_source_check(const bench_source *s, const char *model, const cli_verb *verb) {
+    if (s->shape && model) return cli_usage(verb, "%s: with --shape there is no MODEL", model);
+    if (!s->shape && (s->layers || s->bits > 0 || s->layer_bits > 0))
+        return cli_usage(verb, "--layers, --bits and --layer-bits need --shape");
+    return -1;
+}
+
+upg_model *bench_source_open(const bench_source *s, const char *model, upg_error *e) {
+    if (!s->shape) return cli_open_model(model, e);
+    bool given = s->bits > 0 || s->layer_bits > 0;
+    return upg_model_of_shape(upg_shape_find(s->shape), s->layers, given ? s->layer_bits : 3, given ? s->bits : 3.2, e);
+}
+
+const char *bench_source_name(const bench_source *s, const char *model, char out[96]) {
+    const char *slash = model ? strrchr(model, '/') : NULL;
+    if (!s->shape) return cli_plain(!model ? "default model" : slash && slash[1] ? slash + 1 : model, out, 96);
+    int n = snprintf(out, 96, "%s shape", s->shape);
+    if (s->layers) snprintf(out + n, 96 - (size_t)n, ", %d layer%s", s->layers, s->layers > 1 ? "s" : "");
+    return out;
+}
+
+// ---- Rows of times ----
 
 void bench_rows_free(bench_rows *rows) {
     free(rows->row);
@@ -44,6 +118,23 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+double bench_median(double *values, int n) {
+    qsort(values, (size_t)n, sizeof *values, by_value);
+    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+double bench_mean(const double *values, int n) {
+    double sum = 0;
+    for (int i = 0; i < n; i++) sum += values[i];
+    return sum / n;
+}
+
+double bench_deviation(const double *values, int n) {
+    double mean = bench_mean(values, n), sum = 0;
+    for (int i = 0; i < n; i++) sum += (values[i] - mean) * (values[i] - mean);
+    return n > 1 ? sqrt(sum / (n - 1)) : 0;
+}
+
 int bench_rows_add(bench_rows *rows, const char *name, int size, double *seconds, int n, upg_error *e) {
     bench_row *row = upg_resize(rows->row, rows->n + 1, sizeof *row, e);
     if (!row) return -1;
@@ -51,9 +142,8 @@ int bench_rows_add(bench_rows *rows, const char *name, int size, double *seconds
     row += rows->n++;
     *row = (bench_row){.size = size};
     snprintf(row->name, sizeof row->name, "%s", name);
-    qsort(seconds, (size_t)n, sizeof *seconds, by_value);
+    row->mid = bench_median(seconds, n);
     row->low = seconds[(n - 1) / 20];
-    row->mid = n % 2 ? seconds[n / 2] : (seconds[n / 2 - 1] + seconds[n / 2]) / 2;
     row->high = seconds[n - 1 - (n - 1) / 20];
     return 0;
 }

@@ -1,8 +1,42 @@
-// What benchmarks share: rows of times.
+// What benchmarks share: rows of times, options, and what the machine gives.
 #pragma once
+#include "base/thread.h"
 #include "cli/cli.h"
 
 extern const cli_verb cli_bench_spmv;
+// The benchmark of that name, a verb of its own, or NULL.
+const cli_verb *bench_find(const char *name);
+
+// Runs work(options) and turns its failure, or an interrupt, into an exit status.
+int bench_run(int (*work)(void *options, upg_error *e), void *options);
+
+// ---- Options ----
+
+typedef enum bench_output { BENCH_TEXT, BENCH_MARKDOWN, BENCH_CSV, BENCH_JSON } bench_output;
+int bench_set_output(const cli_option *o, void *group, const char *text, upg_error *e);
+
+enum { BENCH_LIST = 16 };
+typedef struct bench_list {
+    int value[BENCH_LIST];
+    int n;
+} bench_list;
+// "512,1024": whole numbers within the option's lo..hi.
+int bench_set_list(const cli_option *o, void *group, const char *text, upg_error *e);
+int bench_list_max(const bench_list *l);
+
+typedef struct bench_source { // which model
+    const char *shape;        // NULL: a file
+    int layers;
+    double bits, layer_bits;
+} bench_source;
+extern const cli_option bench_source_options[];
+// -1, or the exit status if options and MODEL do not go together.
+int bench_source_check(const bench_source *s, const char *model, const cli_verb *verb);
+upg_model *bench_source_open(const bench_source *s, const char *model, upg_error *e);
+// "phi-4 shape, 2 layers", or the file's name.
+const char *bench_source_name(const bench_source *s, const char *model, char out[96]);
+
+// ---- Rows of times ----
 
 typedef struct bench_row {
     char name[32];
@@ -18,3 +52,29 @@ int bench_rows_add(bench_rows *rows, const char *name, int size, double *seconds
 void bench_rows_free(bench_rows *rows);
 
 const char *bench_time(double seconds, char out[32]); // "1.0812 ms"
+double bench_median(double *values, int n);           // they are put in order
+double bench_mean(const double *values, int n);
+double bench_deviation(const double *values, int n); // of the sample; 0 for one value
+
+// ---- The machine (bench_machine.c) ----
+
+enum { BENCH_MEMORY = 512 << 20 }; // bytes read to measure bandwidth, more than caches hold
+// Bytes a second that all threads of a pool read from memory. block: [BENCH_MEMORY] of bench_memory_new.
+double bench_bandwidth(const uint8_t *block, upg_pool *pool);
+uint8_t *bench_memory_new(upg_error *e);
+void bench_memory_free(uint8_t *block);
+
+double bench_peak_memory(void); // bytes of this process that lay in memory at most
+
+enum { BENCH_DOMAINS = 16 };
+typedef struct bench_energy { // counters of the processors' packages
+    struct {
+        char path[288];
+        double range; // where it starts again, microjoules
+        double last;
+    } domain[BENCH_DOMAINS];
+    int n; // 0: not readable
+} bench_energy;
+#define BENCH_POWERCAP "/sys/class/powercap"
+void bench_energy_open(bench_energy *m, const char *folder);
+double bench_energy_joules(bench_energy *m); // since opened or asked before; 0 if not readable

@@ -4,18 +4,17 @@
 // asks for that, is part of it. The matrix stays the same from product to product, so what fits a cache is in it.
 #include "cli/bench.h"
 #include "backend/cpu/cpu.h"
-#include "base/thread.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_SIZES = 16, MAX_SIZE = 32768, WARM_UP = 3, DEFAULT_REPEATS = 100, SLOW_REPEATS = 5 };
-typedef enum output { TEXT, MARKDOWN, CSV, JSON } output;
+enum { MAX_SIZE = 32768, WARM_UP = 3, DEFAULT_REPEATS = 100, SLOW_REPEATS = 5 };
 
 typedef struct options {
-    int n_threads, repeats, sizes[MAX_SIZES], n_sizes;
-    output output;
+    int n_threads, repeats;
+    bench_list sizes;
+    bench_output output;
     bool no_baselines;
     const char *python;
 } options;
@@ -290,22 +289,22 @@ static bool seen_before(const bench_rows *rows, size_t i) {
     return false;
 }
 
-static void print_row(output o, const bench_row *r, bool first) {
+static void print_row(bench_output o, const bench_row *r, bool first) {
     char a[32], b[32], c[32];
     switch (o) {
-    case TEXT: {
+    case BENCH_TEXT: {
         char name[64];
         snprintf(name, sizeof name, "UPG_SpMV/%s_%d", r->name, r->size);
         printf("%-32s time:   [%s %s %s]\n", name, bench_time(r->low, a), bench_time(r->mid, b),
                bench_time(r->high, c));
         break;
     }
-    case MARKDOWN:
+    case BENCH_MARKDOWN:
         printf("| %s_%d | %s | %s | %s |\n", r->name, r->size, bench_time(r->low, a), bench_time(r->mid, b),
                bench_time(r->high, c));
         break;
-    case CSV: printf("%s_%d,%d,%.9f,%.9f,%.9f\n", r->name, r->size, r->size, r->low, r->mid, r->high); break;
-    case JSON:
+    case BENCH_CSV: printf("%s_%d,%d,%.9f,%.9f,%.9f\n", r->name, r->size, r->size, r->low, r->mid, r->high); break;
+    case BENCH_JSON:
         printf("%s{\"name\":\"%s_%d\",\"size\":%d,\"low\":%.9f,\"mid\":%.9f,\"high\":%.9f}", first ? "" : ",", r->name,
                r->size, r->size, r->low, r->mid, r->high);
         break;
@@ -313,20 +312,20 @@ static void print_row(output o, const bench_row *r, bool first) {
     fflush(stdout);
 }
 
-static void print_exponents(output o, const bench_rows *rows) {
+static void print_exponents(bench_output o, const bench_rows *rows) {
     double slope;
     bool first = true;
-    if (o == CSV) return;
-    if (o == JSON) printf("],\"exponents\":{");
-    if (o == MARKDOWN) printf("\n| UPG_SpMV | time grows as N to the |\n|---|---|\n");
+    if (o == BENCH_CSV) return;
+    if (o == BENCH_JSON) printf("],\"exponents\":{");
+    if (o == BENCH_MARKDOWN) printf("\n| UPG_SpMV | time grows as N to the |\n|---|---|\n");
     for (size_t i = 0; i < rows->n; i++) {
         if (seen_before(rows, i) || !exponent(rows, rows->row[i].name, &slope)) continue;
-        if (o == JSON) printf("%s\"%s\":%.3f", first ? "" : ",", rows->row[i].name, slope);
-        if (o == MARKDOWN) printf("| %s | %.2f |\n", rows->row[i].name, slope);
-        if (o == TEXT) printf("UPG_SpMV/%-23s time grows as N^%.2f\n", rows->row[i].name, slope);
+        if (o == BENCH_JSON) printf("%s\"%s\":%.3f", first ? "" : ",", rows->row[i].name, slope);
+        if (o == BENCH_MARKDOWN) printf("| %s | %.2f |\n", rows->row[i].name, slope);
+        if (o == BENCH_TEXT) printf("UPG_SpMV/%-23s time grows as N^%.2f\n", rows->row[i].name, slope);
         first = false;
     }
-    if (o == JSON) printf("}}\n");
+    if (o == BENCH_JSON) printf("}}\n");
 }
 
 // All kinds of one size. The first matrix also serves the baselines, which need its values.
@@ -345,7 +344,8 @@ static int one_size(const options *o, int n, bool first, const upg_cpu_kernels *
     return 0;
 }
 
-static int run_sizes(const options *o, upg_error *e) {
+static int run_sizes(void *options_, upg_error *e) {
+    const options *o = options_;
     const upg_cpu_kernels *kernels = upg_cpu_kernels_for(NULL, e);
     upg_pool *pool = kernels ? upg_pool_new(o->n_threads, e) : NULL;
     if (!pool) return -1;
@@ -353,12 +353,13 @@ static int run_sizes(const options *o, upg_error *e) {
     bool python = !o->no_baselines && has_python(o);
     if (!o->no_baselines && !python) fprintf(stderr, "%s is not there: no Python baselines\n", o->python);
     int rc = 0, threads = upg_pool_threads(pool);
-    if (o->output == TEXT) printf("%s, %d threads\n", kernels->isa, threads);
-    if (o->output == MARKDOWN)
+    if (o->output == BENCH_TEXT) printf("%s, %d threads\n", kernels->isa, threads);
+    if (o->output == BENCH_MARKDOWN)
         printf("| UPG_SpMV (%s, %d threads) | low | mid | high |\n|---|---|---|---|\n", kernels->isa, threads);
-    if (o->output == CSV) printf("name,size,low,mid,high\n");
-    if (o->output == JSON) printf("{\"isa\":\"%s\",\"threads\":%d,\"rows\":[", kernels->isa, threads);
-    for (int i = 0; !rc && i < o->n_sizes; i++) rc = one_size(o, o->sizes[i], i == 0, kernels, pool, python, &rows, e);
+    if (o->output == BENCH_CSV) printf("name,size,low,mid,high\n");
+    if (o->output == BENCH_JSON) printf("{\"isa\":\"%s\",\"threads\":%d,\"rows\":[", kernels->isa, threads);
+    for (int i = 0; !rc && i < o->sizes.n; i++)
+        rc = one_size(o, o->sizes.value[i], i == 0, kernels, pool, python, &rows, e);
     if (!rc) print_exponents(o->output, &rows);
     bench_rows_free(&rows);
     upg_pool_free(pool);
@@ -368,48 +369,28 @@ static int run_sizes(const options *o, upg_error *e) {
 // ---- The verb
 
 static int set_sizes(const cli_option *opt, void *group, const char *text, upg_error *e) {
-    options *o = group;
-    o->n_sizes = 0;
-    for (const char *at = text; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
-        char *end;
-        long n = strtol(at, &end, 10);
-        if (end == at || (*end && *end != ',') || n < 256 || n > MAX_SIZE || n % 256)
-            return upg_fail(e, "--%s %s: multiples of 256 up to %d, separated by commas", opt->name, text, MAX_SIZE);
-        if (o->n_sizes == MAX_SIZES) return upg_fail(e, "--%s %s: at most %d", opt->name, text, MAX_SIZES);
-        o->sizes[o->n_sizes++] = (int)n;
-    }
+    if (bench_set_list(opt, group, text, e)) return -1;
+    const bench_list *l = &((options *)group)->sizes;
+    for (int i = 0; i < l->n; i++)
+        if (l->value[i] % 256) return upg_fail(e, "--%s %s: multiples of 256", opt->name, text);
     return 0;
-}
-
-static int set_output(const cli_option *opt, void *group, const char *text, upg_error *e) {
-    static const char *const names[] = {"text", "md", "csv", "json"};
-    for (int i = 0; i < 4; i++)
-        if (!strcmp(text, names[i])) {
-            ((options *)group)->output = (output)i;
-            return 0;
-        }
-    return upg_fail(e, "--%s %s: text, md, csv or json", opt->name, text);
 }
 
 #define AT(field) .offset = offsetof(options, field)
 static const cli_option table[] = {
-    {"sizes", 0, "N,N,...", "sides of the matrices (default 512,1024,2048,4096,5120)", CLI_SET, .set = set_sizes},
+    {"sizes", 0, "N,N,...", "sides of the matrices (default 512,1024,2048,4096,5120)", CLI_SET, AT(sizes), 256,
+     MAX_SIZE, set_sizes},
     {"threads", 't', "N", "default: one a core", CLI_INT, AT(n_threads), 1, 1024},
     {"repeats", 'r', "N", "products measured a row (default 100)", CLI_INT, AT(repeats), 1, 100000},
-    {"output", 'o', "FORMAT", "text (default), md, csv or json", CLI_SET, .set = set_output},
+    {"output", 'o', "FORMAT", "text (default), md, csv or json", CLI_SET, AT(output), .set = bench_set_output},
     {"no-baselines", 0, NULL, "without NumPy, SciPy and plain Python", CLI_FLAG, AT(no_baselines)},
     {"python", 0, "CMD", "the interpreter for them (default python3)", CLI_STRING, AT(python)},
     {0}};
 
 static int run(int argc, char **argv) {
-    options o = {.repeats = DEFAULT_REPEATS, .sizes = {512, 1024, 2048, 4096, 5120}, .n_sizes = 5, .python = "python3"};
+    options o = {.repeats = DEFAULT_REPEATS, .sizes = {{512, 1024, 2048, 4096, 5120}, 5}, .python = "python3"};
     int status = cli_parse(&cli_bench_spmv, argc, argv, &o, NULL);
-    if (status >= 0) return status;
-    cli_catch_interrupt(false);
-    upg_error e = {0};
-    if (!run_sizes(&o, &e)) return CLI_OK;
-    status = cli_failed(&e);
-    return cli_interrupted ? CLI_INTERRUPTED : status;
+    return status >= 0 ? status : bench_run(run_sizes, &o);
 }
 
 const cli_verb cli_bench_spmv = {

@@ -1,0 +1,43 @@
+#!/bin/sh
+# upg bench: rows, formats and refusals; never how fast anything is. Argument: the build folder.
+set -u
+. "$(dirname "$0")/helpers.sh"
+tiny="--shape smollm2-135m --layers 1 -r 1 -p 8 -n 2"
+
+default_model() {
+    exits 0 "$upg" bench -r 2 -p 4 -n 2 -t 1 && grep -q '^default model: 0.04 G weights, ' "$work/out" && grep -qE '^ +1  pp4 +[0-9.]+ ' "$work/out" &&
+        grep -qE '^ +1  tg2 ' "$work/out" && grep -q '^peak memory .*; energy ' "$work/out" && [ ! -s "$work/err" ]
+}
+shapes() {
+    exits 0 "$upg" bench $tiny -o csv && [ "$(wc -l <"$work/out")" = 3 ] && grep -q '^"smollm2-135m shape, 1 layer",' "$work/out" &&
+        exits 0 "$upg" bench $tiny --layer-bits 2.5 -o md && grep -qE '^\| [0-9]+ \| tg2 \| ' "$work/out" &&
+        exits 0 "$upg" bench $tiny --layer-bits 8 && exits 0 "$upg" bench $tiny --bits 5
+}
+formats() {
+    "$upg" bench $tiny -p 8,0 -n 0,2 -d 0,300 -b 1,3 -t 1,2 -o json >"$work/json" && "$upg" bench $tiny -d 0,300 -b 1,3 -t 1,2 -o csv >"$work/csv" || return 1
+    "$python" - "$work/json" "$work/csv" <<'END_PY'
+import csv, json, sys
+d, rows = json.load(open(sys.argv[1])), list(csv.DictReader(open(sys.argv[2])))
+tests = ["pp8", "tg2", "tg2 b3", "pp8 @ d300", "tg2 @ d300", "tg2 b3 @ d300"]
+assert [r["test"] for r in d["rows"]] == [r["test"] for r in rows] == 2 * tests
+assert [r["threads"] for r in d["rows"]] == 6 * [1] + 6 * [2]
+assert d["repeats"] == 1 and d["peak_bytes"] > 0
+for r, c in zip(d["rows"], rows):
+    assert r["mean"] == r["median"] == r["samples"][0] > 0 and r["sd"] == 0, r
+    assert None not in c and c["model"] == d["model"] and int(c["weight_bytes_a_token"]) == r["weight_bytes_a_token"], c
+    assert abs(r["share"] * r["read_bytes_a_second"] / r["weight_bytes_a_second"] - 1) < 0.01, r
+by = {r["test"]: r["weight_bytes_a_token"] for r in d["rows"]}
+assert abs(by["tg2"] / by["tg2 b3"] - 3) < 1e-3 and abs(by["pp8"] * 8 - by["tg2"]) <= 4, by
+END_PY
+}
+refusals() {
+    for bad in "-p x" "-n -1" "-d 1,,2" "-b 0" "-t 0" "-r 0" "-o xml" "--shape gpt-5" "--layers 2" "--bits 3" "--layer-bits 3" "$stories $stories" \
+        "--shape phi-4 --layers 0" "--shape phi-4 --bits 1" "--shape phi-4 --layer-bits 3.2" "--shape phi-4 $stories" "-p 0 -n 0" "-p 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17"; do
+        exits 2 "$upg" bench $bad && says upg || return 1
+    done
+    exits 1 "$upg" bench no/such && says "no/such" && exits 1 "$upg" bench $tiny -d 9000 && says "the model was made for at most 8192"
+}
+check "bench of the default model" default_model
+check "bench of a shape" shapes
+checkpy "bench: JSON and CSV" formats
+check "bench refuses" refusals
