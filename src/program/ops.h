@@ -85,6 +85,7 @@ static inline void op_add(float *x, const float *delta, int n) {
 
 typedef float f32x16 __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint32_t u32x16 __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t i32x16 __attribute__((vector_size(64), aligned(4), may_alias));
 #define PICK16(v, h, set)                                                                                              \
     __builtin_shufflevector(v, v, PICK(0, h, set), PICK(1, h, set), PICK(2, h, set), PICK(3, h, set), PICK(4, h, set), \
                             PICK(5, h, set), PICK(6, h, set), PICK(7, h, set), PICK(8, h, set), PICK(9, h, set),       \
@@ -191,74 +192,126 @@ static inline uint32_t op_quantise_head(float *v, int dim, int b, int8_t *q, flo
 // The two integer sums of attention. A file that includes this one may bring its own (exact, so the same) as
 // ATTENTION_SUMS.
 #ifndef ATTENTION_SUMS
-// dots[j] = q . keys[j], for n keys of dim values.
-static inline void attention_dots(const int8_t *q, const int8_t *keys, int n, int dim, int32_t *dots) {
-    for (int j = 0; j < n; j++) {
-        int32_t sum = 0;
-        for (int i = 0; i < dim; i++) sum += (int16_t)q[i] * (int16_t)keys[(size_t)j * (size_t)dim + (size_t)i];
-        dots[j] = sum;
-    }
+// dots[i][j] = q[i] . key j, for the keys from..to-1, multiples of 64. No matter what for keys that are not there.
+static inline void attention_dots(upg_attention *t, const int8_t *k, int from, int to) {
+    for (int i = 0; i < t->n; i++)
+        for (int j = from; j < to; j++) {
+            int32_t sum = 0;
+            for (int d = 0; d < t->D; d++) sum += t->q[i][d] * k[upg_kv_key_at(t->D, j, d)];
+            t->dots[i][j] = sum;
+        }
 }
-// acc[i] = sum over j of weights[j] * values[j][i]; weights are 0..32767. May read (and ignore) one row
-// past the n-th: in the cache, what follows the values is the block's scales.
-static inline void attention_mix(const int32_t *weights, const int8_t *values, int n, int dim, int32_t *acc) {
-    memset(acc, 0, (size_t)dim * sizeof *acc);
-    for (int j = 0; j < n; j++)
-        for (int i = 0; i < dim; i++) acc[i] += weights[j] * values[(size_t)j * (size_t)dim + (size_t)i];
+// acc[i][d] = sum over j = from..to-1 of dots[i][j] * value j's d, where dots are weights in 0..32767, zero for values
+// that are not there.
+static inline void attention_mix(upg_attention *t, const int8_t *v, int from, int to) {
+    memset(t->acc, 0, (size_t)t->n * sizeof *t->acc);
+    for (int i = 0; i < t->n; i++)
+        for (int j = from; j < to; j++)
+            for (int d = 0; d < t->D; d++) t->acc[i][d] += t->dots[i][j] * v[upg_kv_value_at(t->D, j, d)];
 }
 #endif
 
-// One block of keys, visible ones j0..j1 (inside the block). ob: [dim] i32 sums and then f32 values.
-static inline void attend_block(const int8_t *q, float qc, const upg_kv_head *kv, int dim, int j0, int j1, float *mb,
-                                float *lb, float *ob) {
-    float score[UPG_KV_BLOCK];
-    int32_t weight[UPG_KV_BLOCK], acc[UPG_MAX_HEAD_DIM]; // weight: the dot products first
-    float m = 0.0f, v_max = 0.0f;
-    attention_dots(q, kv->k + (size_t)j0 * (size_t)dim, j1 - j0, dim, weight + j0);
-    for (int j = j0; j < j1; j++) {
-        float s = (float)weight[j] * (qc * kv->k_scale[j]);
-        score[j] = s;
-        m = j == j0 || s > m ? s : m;
-        v_max = kv->v_scale[j] > v_max ? kv->v_scale[j] : v_max;
+// The greatest of n >= 1 values. Which zero it is of two makes no difference to what follows.
+static inline float largest(const float *v, int n) {
+    float m = v[0];
+    int i = 0;
+    if (n >= 16) {
+        f32x16 top = *(const f32x16 *)v;
+        for (; i + 16 <= n; i += 16) {
+            f32x16 x = *(const f32x16 *)(v + i);
+            i32x16 more = (i32x16)(x > top);
+            top = (f32x16)(((i32x16)x & more) | ((i32x16)top & ~more));
+        }
+        for (int j = 0; j < 16; j++) m = top[j] > m ? top[j] : m;
     }
-    float f = v_max > 0.0f ? 32767.0f / v_max : 0.0f;
-    int32_t sum = 0;
-    for (int j = j0; j < j1; j++) {
-        float p = op_exp(score[j] - m);
-        sum += (int32_t)rintf(32767.0f * p);
-        weight[j] = (int32_t)rintf(p * (kv->v_scale[j] * f));
-    }
-    attention_mix(weight + j0, kv->v + (size_t)j0 * (size_t)dim, j1 - j0, dim, acc);
-    for (int i = 0; i < dim; i++) ob[i] = (float)acc[i] * v_max;
-    *mb = m;
-    *lb = (float)sum;
+    for (; i < n; i++) m = v[i] > m ? v[i] : m;
+    return m;
 }
 
-// Attention of one query head at `position` over the keys first..position of its sequence (section 11). out: [dim].
-static inline void op_attend(const upg_attend *a, float *out) {
-    float ob[UPG_MAX_HEAD_DIM], m = 0.0f, l = 0.0f;
-    float qc = a->q_scale * a->c;
-    bool first = true;
-    for (int block = a->first / UPG_KV_BLOCK; block <= a->position / UPG_KV_BLOCK; block++) {
-        int base = block * UPG_KV_BLOCK;
-        int j0 = a->first > base ? a->first - base : 0;
-        int j1 = a->position - base + 1 < UPG_KV_BLOCK ? a->position - base + 1 : UPG_KV_BLOCK;
-        upg_kv_head kv = upg_kv_head_at(a->pool, a->blocks[block], a->head, a->dim);
-        float mb, lb;
-        attend_block(a->q, qc, &kv, a->dim, j0, j1, &mb, &lb, first ? out : ob);
-        if (first) {
-            m = mb;
-            l = lb;
-            first = false;
-            continue;
-        }
-        float top = mb > m ? mb : m, x = op_exp(m - top), y = op_exp(mb - top);
-        for (int i = 0; i < a->dim; i++) out[i] = (out[i] * x) + (ob[i] * y);
-        l = (l * x) + (lb * y);
-        m = top;
+// Dot products of one query with the visible keys j0..j1-1 of a block, to weights of their values; zeros for the other
+// keys from..to-1. Returns V, and the block's m and l.
+static inline float attention_weights(int32_t *dots, float qc, const upg_kv_head *kv, int j0, int j1, int from, int to,
+                                      float *m, float *l) {
+    float score[UPG_KV_BLOCK];
+    for (int j = j0; j < j1; j++) score[j] = (float)dots[j] * (qc * kv->k_scale[j]);
+    const float top = *m = largest(score + j0, j1 - j0);
+    const float v_max = largest(kv->v_scale + j0, j1 - j0), f = v_max > 0.0f ? 32767.0f / v_max : 0.0f;
+    int32_t sum = 0;
+    for (int j = j0; j < j1; j++) {
+        float p = op_exp(score[j] - top);
+        sum += (int32_t)rintf(32767.0f * p);
+        dots[j] = (int32_t)rintf(p * (kv->v_scale[j] * f));
     }
-    for (int i = 0; i < a->dim; i++) out[i] = out[i] / l;
-    hadamard(out, a->dim, a->b);
-    float back = 1.0f / (float)a->b;
-    for (int i = 0; i < a->dim; i++) out[i] = out[i] * back;
+    for (int j = from; j < j0; j++) dots[j] = 0;
+    for (int j = j1; j < to; j++) dots[j] = 0;
+    *l = (float)sum;
+    return v_max;
+}
+
+// Joins the next block's sums to a query's result.
+static inline void attention_join(upg_attention *t, int i, float v_max, float m, float l, int dim, float *out) {
+    const int32_t *acc = t->acc[i];
+    if (!t->begun[i]) {
+        for (int d = 0; d < dim; d++) out[d] = (float)acc[d] * v_max;
+        t->m[i] = m;
+        t->l[i] = l;
+        t->begun[i] = true;
+        return;
+    }
+    float top = m > t->m[i] ? m : t->m[i], x = op_exp(t->m[i] - top), y = op_exp(m - top);
+    for (int d = 0; d < dim; d++) out[d] = (out[d] * x) + (((float)acc[d] * v_max) * y);
+    t->l[i] = (t->l[i] * x) + (l * y);
+    t->m[i] = top;
+}
+
+static inline int first_visible(const upg_attend *a, int row) {
+    int position = a->position + row;
+    return a->window && position >= a->window ? position - a->window + 1 : 0;
+}
+
+// All queries over one block of keys. Each sees only its own visible keys.
+static inline void attend_block(const upg_attend *a, upg_attention *t, int block) {
+    const int base = block * UPG_KV_BLOCK, last = a->position + a->rows - base;
+    const int low = first_visible(a, 0) > base ? first_visible(a, 0) - base : 0,
+              high = last < UPG_KV_BLOCK ? last : UPG_KV_BLOCK, from = low / 64 * 64, to = (high + 63) / 64 * 64;
+    const upg_kv_head kv = upg_kv_head_at(a->pool, a->blocks[block], a->head, a->dim);
+    float v_max[UPG_ATTEND_QUERIES], m[UPG_ATTEND_QUERIES], l[UPG_ATTEND_QUERIES];
+    bool sees[UPG_ATTEND_QUERIES];
+    attention_dots(t, kv.k, from, to);
+    for (int i = 0; i < t->n; i++) {
+        const int row = i / a->heads, first = first_visible(a, row) - base, end = a->position + row - base + 1;
+        const int j0 = first > 0 ? first : 0, j1 = end < UPG_KV_BLOCK ? end : UPG_KV_BLOCK;
+        sees[i] = j0 < j1;
+        if (sees[i])
+            v_max[i] = attention_weights(t->dots[i], a->q_scale[row * a->row_heads + i % a->heads] * a->c, &kv, j0, j1,
+                                         from, to, m + i, l + i);
+        else
+            memset(t->dots[i] + from, 0, (size_t)(to - from) * sizeof(int32_t));
+    }
+    attention_mix(t, kv.v, from, to);
+    for (int i = 0; i < t->n; i++)
+        if (sees[i])
+            attention_join(t, i, v_max[i], m[i], l[i], a->dim,
+                           a->out + (size_t)(i / a->heads) * a->out_stride + (size_t)(i % a->heads * a->dim));
+}
+
+// Section 11.
+static inline void op_attend(const upg_attend *a) {
+    upg_attention t;
+    t.n = a->rows * a->heads;
+    t.D = (int)upg_pad16(a->dim);
+    for (int i = 0; i < t.n; i++) {
+        const size_t at = (size_t)(i / a->heads * a->row_heads + i % a->heads);
+        memcpy(t.q[i], a->q + at * (size_t)t.D, (size_t)t.D);
+        t.begun[i] = false;
+    }
+    for (int block = first_visible(a, 0) / UPG_KV_BLOCK; block <= (a->position + a->rows - 1) / UPG_KV_BLOCK; block++)
+        attend_block(a, &t, block);
+    const float back = 1.0f / (float)a->b;
+    for (int i = 0; i < t.n; i++) {
+        float *out = a->out + (size_t)(i / a->heads) * a->out_stride + (size_t)(i % a->heads * a->dim);
+        for (int d = 0; d < a->dim; d++) out[d] = out[d] / t.l[i];
+        hadamard(out, a->dim, a->b);
+        for (int d = 0; d < a->dim; d++) out[d] = out[d] * back;
+    }
 }

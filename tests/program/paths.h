@@ -163,6 +163,16 @@ static inline int64_t superbands(const upg_tensor *w) {
     return (w->rows + 255) / 256;
 }
 
+// A key and a value on their way into the cache.
+static inline void store(const upg_cpu_kernels *k, const upg_kv_head *kv, int dim, int slot, float *key, float *value) {
+    int8_t q[UPG_MAX_HEAD_DIM];
+    float scale;
+    k->quantise_head(key, dim, upg_block(dim), q, &scale);
+    upg_kv_store_key(kv, dim, slot, q, scale);
+    k->quantise_head(value, dim, upg_block(dim), q, &scale);
+    upg_kv_store_value(kv, dim, slot, q, scale);
+}
+
 // Attention's constant c for a head_dim.
 static inline float attention_constant(int dim) {
     return (float)(1.0 / (sqrt((double)dim) * upg_block(dim)));

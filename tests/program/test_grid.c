@@ -481,13 +481,13 @@ static upg_kv_pool fill_pool(int dim, const int32_t *blocks, data keys, data val
             upg_kv_head kv = upg_kv_head_at(&pool, blocks[j / UPG_KV_BLOCK], h, dim);
             int slot = j % UPG_KV_BLOCK;
             float *key = values(keys, dim), *value = values(vals, dim);
-            upg_cpu_scalar.quantise_head(key, dim, upg_block(dim), kv.k + slot * dim, kv.k_scale + slot);
-            upg_cpu_scalar.quantise_head(value, dim, upg_block(dim), kv.v + slot * dim, kv.v_scale + slot);
+            store(&upg_cpu_scalar, &kv, dim, slot, key, value);
             if (extreme) {
-                memset(kv.k + slot * dim, j % 3 ? 127 : -127, (size_t)dim);
-                memset(kv.v + slot * dim, 127, (size_t)dim);
-                kv.v_scale[slot] = 1.0f; // with equal keys every weight is 32767
-                kv.k_scale[slot] = j % 5 ? 0.0f : 0x1p-20f;
+                int8_t q[UPG_MAX_HEAD_DIM];
+                memset(q, j % 3 ? 127 : -127, sizeof q);
+                upg_kv_store_key(&kv, dim, slot, q, j % 5 ? 0.0f : 0x1p-20f);
+                memset(q, 127, sizeof q);
+                upg_kv_store_value(&kv, dim, slot, q, 1.0f); // with equal keys every weight is 32767
             }
             upg_aligned_free(key);
             upg_aligned_free(value);
@@ -495,34 +495,71 @@ static upg_kv_pool fill_pool(int dim, const int32_t *blocks, data keys, data val
     return pool;
 }
 
-static void compare_attention(int dim, data keys, data vals, bool extreme) {
-    static const int positions[] = {0, 1, 254, 255, 256, 257, 511, 512, 600, DEPTH - 1},
-                     windows[] = {0, 1, 7, 256, 300};
-    static const int32_t blocks[] = {5, 0, 3};
-    upg_kv_pool pool = fill_pool(dim, blocks, keys, vals, extreme);
-    for (size_t i = 0; i < COUNT(positions) * COUNT(windows); i++) {
-        int8_t q[UPG_MAX_HEAD_DIM];
-        int window = windows[i / COUNT(positions)];
-        upg_attend a = {.q = q, .c = attention_constant(dim), .dim = dim, .b = upg_block(dim), .pool = &pool};
-        a.blocks = blocks;
-        a.position = positions[i % COUNT(positions)];
-        a.first = window && a.position >= window ? a.position - window + 1 : 0;
-        a.head = (int)i % N_KV;
-        float *query = values(keys, dim), want[UPG_MAX_HEAD_DIM], got[UPG_MAX_HEAD_DIM];
-        upg_cpu_scalar.quantise_head(query, dim, a.b, q, &a.q_scale);
-        if (extreme) memset(q, 127, (size_t)dim);
-        upg_cpu_scalar.attend(&a, want);
-        for (int p = 1; p < N_PATHS; p++) {
-            if (!all_paths[p]->supported()) continue;
-            at("attend %s dim %d, kinds %d and %d, position %d, window %d", all_paths[p]->isa, dim, keys, vals,
-               a.position, window);
-            all_paths[p]->attend(&a, got);
-            same("out", got, want, (size_t)dim, sizeof *got);
-        }
-        for (int d = 0; d < dim; d++)
-            if (!isfinite(want[d])) differ("out[%d] is not finite", d);
+enum { ROW_HEADS = 7, MAX_ROWS = 8 };
+
+// Queries of MAX_ROWS rows. q: [rows][heads][dim padded].
+static int8_t *fill_queries(int dim, data how, bool extreme, float *scale) {
+    int D = (int)upg_pad16(dim);
+    int8_t *q = zeroed((size_t)(MAX_ROWS * ROW_HEADS), (size_t)D);
+    for (int i = 0; i < MAX_ROWS * ROW_HEADS; i++) {
+        float *query = values(how, dim);
+        upg_cpu_scalar.quantise_head(query, dim, upg_block(dim), q + i * D, scale + i);
+        if (extreme) memset(q + i * D, 127, (size_t)dim);
         upg_aligned_free(query);
     }
+    return q;
+}
+
+// One query after another against all at once, in spans of several rows and heads, on every path.
+static void compare_attention(int dim, data keys, data vals, bool extreme) {
+    static const int positions[] = {0, 1, 254, 255, 256, 257, 509, 600, DEPTH - MAX_ROWS},
+                     windows[] = {0, 1, 7, 256, 300};
+    static const struct { int rows, heads; } spans[] = {{1, 1}, {1, 4}, {3, ROW_HEADS}, {MAX_ROWS, 4}, {MAX_ROWS, 1}};
+    static const int32_t blocks[] = {5, 0, 3};
+    static float scale[MAX_ROWS * ROW_HEADS], want[MAX_ROWS * ROW_HEADS * UPG_MAX_HEAD_DIM],
+        got[MAX_ROWS * ROW_HEADS * UPG_MAX_HEAD_DIM];
+    upg_kv_pool pool = fill_pool(dim, blocks, keys, vals, extreme);
+    int8_t *q = fill_queries(dim, keys, extreme, scale);
+    for (size_t i = 0; i < COUNT(positions) * COUNT(windows); i++) {
+        upg_attend a = {.rows = 1,
+                        .heads = 1,
+                        .row_heads = ROW_HEADS,
+                        .out_stride = (size_t)(ROW_HEADS * dim),
+                        .c = attention_constant(dim),
+                        .dim = dim,
+                        .b = upg_block(dim),
+                        .window = windows[i / COUNT(positions)],
+                        .head = (int)i % N_KV,
+                        .blocks = blocks,
+                        .pool = &pool};
+        const int position = positions[i % COUNT(positions)];
+        for (int k = 0; k < MAX_ROWS * ROW_HEADS; k++) {
+            a.position = position + k / ROW_HEADS;
+            a.q = q + k * (int)upg_pad16(dim);
+            a.q_scale = scale + k;
+            a.out = want + k * dim;
+            upg_cpu_scalar.attend(&a);
+        }
+        a.position = position;
+        a.q = q;
+        a.q_scale = scale;
+        a.out = got;
+        for (size_t j = 0; j < COUNT(spans) * N_PATHS; j++) {
+            const upg_cpu_kernels *path = all_paths[j % N_PATHS];
+            if (!path->supported()) continue;
+            a.rows = spans[j / N_PATHS].rows;
+            a.heads = spans[j / N_PATHS].heads;
+            at("attend %s dim %d, kinds %d and %d, position %d, window %d, %d rows of %d heads", path->isa, dim, keys,
+               vals, position, a.window, a.rows, a.heads);
+            path->attend(&a);
+            for (int r = 0; r < a.rows; r++)
+                same("out", got + r * ROW_HEADS * dim, want + r * ROW_HEADS * dim, (size_t)(a.heads * dim),
+                     sizeof *got);
+        }
+        for (int k = 0; k < MAX_ROWS * ROW_HEADS * dim; k++)
+            if (!isfinite(want[k])) differ("out[%d] is not finite", k);
+    }
+    upg_aligned_free(q);
     upg_aligned_free(pool.data);
 }
 

@@ -397,9 +397,8 @@ static cache fill_cache(yyjson_val *c, const upg_cpu_kernels *k, int dim, int n_
     for (int j = 0; j < n_keys; j++)
         for (int h = 0; h < n_kv; h++) {
             upg_kv_head head = upg_kv_head_at(&out.pool, out.blocks[j / UPG_KV_BLOCK], h, dim);
-            int slot = j % UPG_KV_BLOCK, from = (j * n_kv + h) * dim, b = upg_block(dim);
-            k->quantise_head(key + from, dim, b, head.k + slot * dim, head.k_scale + slot);
-            k->quantise_head(value + from, dim, b, head.v + slot * dim, head.v_scale + slot);
+            int from = (j * n_kv + h) * dim;
+            store(k, &head, dim, j % UPG_KV_BLOCK, key + from, value + from);
         }
     return out;
 }
@@ -412,14 +411,25 @@ static void check_attention(yyjson_val *c, const upg_cpu_kernels *k) {
     float *query = generated(c, "q", &n), *y = keep(n, sizeof *y);
     int32_t *position = integers(c, "position");
     for (int i = 0; i < rows * n_heads; i++) {
-        int8_t q[UPG_MAX_HEAD_DIM];
-        upg_attend a = {.q = q, .c = attention_constant(dim), .dim = dim, .b = upg_block(dim), .pool = &kv.pool};
-        k->quantise_head(query + i * dim, dim, a.b, q, &a.q_scale);
-        a.position = position[i / n_heads];
-        a.first = window && a.position >= window ? a.position - window + 1 : 0;
-        a.head = i % n_heads / (n_heads / n_kv);
-        a.blocks = kv.blocks;
-        k->attend(&a, y + i * dim);
+        int8_t q[UPG_MAX_HEAD_DIM] = {0};
+        float scale;
+        upg_attend a = {.rows = 1,
+                        .heads = 1,
+                        .q = q,
+                        .q_scale = &scale,
+                        .row_heads = 1,
+                        .out = y + i * dim,
+                        .out_stride = (size_t)dim,
+                        .c = attention_constant(dim),
+                        .dim = dim,
+                        .b = upg_block(dim),
+                        .position = position[i / n_heads],
+                        .window = window,
+                        .head = i % n_heads / (n_heads / n_kv),
+                        .blocks = kv.blocks,
+                        .pool = &kv.pool};
+        k->quantise_head(query + i * dim, dim, a.b, q, &scale);
+        k->attend(&a);
     }
     expect_floats(c, "y", y, n);
 }

@@ -8,43 +8,93 @@
 #include <immintrin.h>
 
 #define INLINE static inline __attribute__((always_inline))
-#define ATTENTION_SUMS
 
-static void attention_dots(const int8_t *q, const int8_t *keys, int n, int dim, int32_t *dots) {
-    __m512i wide[UPG_MAX_HEAD_DIM / 32];
-    __mmask32 tail = dim % 32 ? (1u << dim % 32) - 1 : 0xffffffffu;
-    int parts = (dim + 31) / 32;
-    for (int i = 0; i < parts; i++)
-        wide[i] = _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(i + 1 < parts ? 0xffffffffu : tail, q + 32 * i));
-    for (int j = 0; j < n; j++) {
-        const int8_t *k = keys + (size_t)j * (size_t)dim;
-        __m512i sum = _mm512_setzero_si512();
-        for (int i = 0; i < parts; i++) {
-            __m256i bytes = i + 1 < parts ? _mm256_loadu_si256((const __m256i *)(k + 32 * i))
-                                          : _mm256_maskz_loadu_epi8(tail, k + 32 * i);
-            sum = _mm512_dpwssd_epi32(sum, wide[i], _mm512_cvtepi8_epi16(bytes));
-        }
-        dots[j] = _mm512_reduce_add_epi32(sum);
+INLINE __m512i quad_of(const int8_t *q) {
+    int32_t x;
+    memcpy(&x, q, sizeof x);
+    return _mm512_set1_epi32(x);
+}
+
+// Dot products of `queries` queries from i with the keys of `tiles` tiles (16 keys) from `tile`. Keys are signed bytes,
+// the instruction wants unsigned ones: k + 128 is multiplied, and 128 times the sum of q taken off.
+INLINE void some_dots(upg_attention *t, const int8_t *k, int i, int queries, int tile, int tiles) {
+    __m512i sum[4][4];
+    const size_t apart = (size_t)t->D * 16;
+    for (int a = 0; a < queries; a++)
+        for (int b = 0; b < tiles; b++) sum[a][b] = _mm512_setzero_si512();
+    const int8_t *p = k + (size_t)tile * apart;
+    int32_t q_sum[4] = {0};
+    for (int d = 0; d < t->D; d += 4, p += 64) {
+        __m512i keys[4];
+        for (int b = 0; b < tiles; b++)
+            keys[b] = _mm512_xor_si512(_mm512_loadu_si512(p + (size_t)b * apart), _mm512_set1_epi8(-128));
+        for (int a = 0; a < queries; a++)
+            for (int b = 0; b < tiles; b++)
+                sum[a][b] = _mm512_dpbusd_epi32(sum[a][b], keys[b], quad_of(t->q[i + a] + d));
+    }
+    for (int a = 0; a < queries; a++) {
+        for (int d = 0; d < t->D; d++) q_sum[a] += t->q[i + a][d];
+        for (int b = 0; b < tiles; b++)
+            _mm512_store_si512(t->dots[i + a] + (tile + b) * 16,
+                               _mm512_sub_epi32(sum[a][b], _mm512_set1_epi32(128 * q_sum[a])));
     }
 }
 
-// Two keys at a time: their bytes interleaved make pairs for one multiply-add.
-static void attention_mix(const int32_t *weights, const int8_t *values, int n, int dim, int32_t *acc) {
-    for (int i = 0; i < dim; i += 16) {
-        __mmask16 mask = dim - i < 16 ? (__mmask16)((1u << (dim - i)) - 1) : 0xffff;
-        __m512i sum = _mm512_setzero_si512();
-        const int8_t *v = values + i;
-        for (int j = 0; j < n; j += 2, v += 2 * (size_t)dim) {
-            __m128i a = _mm_maskz_loadu_epi8(mask, v), b = _mm_maskz_loadu_epi8(mask, v + dim);
-            __m256i pairs = _mm256_set_m128i(_mm_unpackhi_epi8(a, b), _mm_unpacklo_epi8(a, b));
-            __m512i w = _mm512_set1_epi32(weights[j] | (j + 1 < n ? weights[j + 1] << 16 : 0));
-            sum = _mm512_dpwssd_epi32(sum, _mm512_cvtepi8_epi16(pairs), w);
-        }
-        _mm512_mask_storeu_epi32(acc + i, mask, sum);
+static void vnni_dots(upg_attention *t, const int8_t *k, int from, int to) {
+    for (int tile = from / 16; tile < to / 16; tile += 4) {
+        int i = 0;
+        for (; i + 4 <= t->n; i += 4) some_dots(t, k, i, 4, tile, 4);
+        for (; i < t->n; i++) some_dots(t, k, i, 1, tile, 4);
     }
 }
 
-#include "program/ops.h"
+// Weights as two bytes each.
+typedef struct halves {
+    _Alignas(64) uint8_t high[UPG_ATTEND_QUERIES][UPG_KV_BLOCK], low[UPG_ATTEND_QUERIES][UPG_KV_BLOCK];
+} halves;
+static void split_weights(const upg_attention *t, int from, int to, halves *h) {
+    for (int i = 0; i < t->n; i++)
+        for (int j = from; j < to; j += 16) {
+            __m512i w = _mm512_load_si512(t->dots[i] + j);
+            _mm_store_si128((__m128i *)(h->high[i] + j), _mm512_cvtepi32_epi8(_mm512_srli_epi32(w, 8)));
+            _mm_store_si128((__m128i *)(h->low[i] + j), _mm512_cvtepi32_epi8(w));
+        }
+}
+
+// Sums of `queries` queries from i, for `parts` times 16 dimensions from d.
+INLINE void some_sums(upg_attention *t, const halves *h, const int8_t *v, int i, int queries, int d, int parts,
+                      int from, int to) {
+    __m512i high[4][4], low[4][4];
+    for (int a = 0; a < queries; a++)
+        for (int b = 0; b < parts; b++) high[a][b] = low[a][b] = _mm512_setzero_si512();
+    for (int j = from; j < to; j += 4) {
+        const int8_t *p = v + ((size_t)(j / 4) * (size_t)t->D + (size_t)d) * 4;
+        for (int b = 0; b < parts; b++) {
+            __m512i x = _mm512_loadu_si512(p + 64 * b);
+            for (int a = 0; a < queries; a++) {
+                high[a][b] = _mm512_dpbusd_epi32(high[a][b], quad_of((const int8_t *)h->high[i + a] + j), x);
+                low[a][b] = _mm512_dpbusd_epi32(low[a][b], quad_of((const int8_t *)h->low[i + a] + j), x);
+            }
+        }
+    }
+    for (int a = 0; a < queries; a++)
+        for (int b = 0; b < parts; b++)
+            _mm512_store_si512(t->acc[i + a] + d + 16 * b,
+                               _mm512_add_epi32(_mm512_slli_epi32(high[a][b], 8), low[a][b]));
+}
+
+static void vnni_mix(upg_attention *t, const int8_t *v, int from, int to) {
+    halves h;
+    split_weights(t, from, to, &h);
+    int i = 0;
+    for (; i + 4 <= t->n; i += 4)
+        for (int d = 0; d < t->D; d += 16) some_sums(t, &h, v, i, 4, d, 1, from, to);
+    for (; i < t->n; i++) {
+        int d = 0;
+        for (; d + 64 <= t->D; d += 64) some_sums(t, &h, v, i, 1, d, 4, from, to);
+        for (; d < t->D; d += 16) some_sums(t, &h, v, i, 1, d, 1, from, to);
+    }
+}
 
 // The low 32 bits of (high:low) >> bit, 0 < bit < 32. Clang turns the plain form into one vpshrdd; gcc needs to be
 // told, where it knows bit (under sanitizers it may not).
@@ -75,12 +125,6 @@ INLINE __m512i four_weights(const __m512i *w, int s, int r, int quad) {
     __m512i lo = _mm512_mullo_epi16(x, al);
     __m512i hi = _mm512_add_epi16(_mm512_mulhi_epu16(x, al), _mm512_mullo_epi16(x, ah));
     return _mm512_add_epi8(_mm512_and_si512(lo, mask), _mm512_and_si512(hi, mask));
-}
-
-INLINE __m512i quad_of(const int8_t *q) {
-    int32_t x;
-    memcpy(&x, q, sizeof x);
-    return _mm512_set1_epi32(x);
 }
 
 // acc holds sums of (w+127)*q. Adds (dot + half) >> d to *total.

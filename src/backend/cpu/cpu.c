@@ -17,12 +17,14 @@ typedef struct cpu_backend {
     float *cosine, *sine; // [n_positions][rotary_dim/2]
     upg_quantised q;      // of the current op's rows, as upg_linear reads them
     float *m;             // [max_rows]
-    int8_t *head_q;       // [max_rows][n_heads][head_dim]
+    int8_t *head_q;       // [max_rows][n_heads][head_dim padded to 16]
     float *head_scale;    // [max_rows][n_heads]
     uint8_t *kv;          // [n_blocks][n_layers][n_kv_heads] head blocks
     upg_scratch *scratch; // [threads]
     uint8_t *flags;       // [max_rows]
-    int *wanted;          // [max_logits] batch rows whose logits are wanted
+    int *spans;           // [max_rows + 1] where a span of rows begins that attention handles together
+    int n_spans;
+    int *wanted; // [max_logits] batch rows whose logits are wanted
     int n_wanted;
     float attention_c;
     // The run in progress, read by tasks.
@@ -83,8 +85,9 @@ static int reserve_rows(cpu_backend *b, upg_error *e) {
     if (!(b->sign = reserve(b, n, sizeof *b->sign, e)) || !(b->q.q = reserve(b, rows * n + UPG_Q_SLACK, 1, e)) ||
         !(b->q.d = reserve(b, rows, n / 16, e)) || !(b->q.q_sum = reserve(b, rows * (n / 16), sizeof(int32_t), e)) ||
         !(b->m = reserve(b, rows, sizeof *b->m, e)) ||
-        !(b->head_q = reserve(b, rows * heads, (size_t)c->head_dim, e)) ||
+        !(b->head_q = reserve(b, rows * heads, (size_t)upg_pad16(c->head_dim), e)) ||
         !(b->head_scale = reserve(b, rows * heads, sizeof *b->head_scale, e)) || !(b->flags = reserve(b, rows, 1, e)) ||
+        !(b->spans = reserve(b, rows + 1, sizeof *b->spans, e)) ||
         !(b->wanted = reserve(b, (size_t)b->options.max_logits, sizeof *b->wanted, e)) ||
         !(b->cosine = reserve(b, table, sizeof *b->cosine, e)) || !(b->sine = reserve(b, table, sizeof *b->sine, e)) ||
         !(b->kv = reserve(b, kv, upg_kv_head_bytes(c->head_dim), e)))
@@ -171,6 +174,13 @@ static void linear_task(void *ctx, int superband, int thread) {
     b->kernels->linear(&b->linear, superband, &b->scratch[thread]);
 }
 
+// This layer's part of the cache.
+static upg_kv_pool layer_pool(const cpu_backend *b) {
+    const upg_config *c = b->program->config;
+    size_t layer_bytes = (size_t)c->n_kv_heads * upg_kv_head_bytes(c->head_dim);
+    return (upg_kv_pool){b->kv + (size_t)b->op->layer * layer_bytes, (size_t)c->n_layers * layer_bytes};
+}
+
 static void kv_task(void *ctx, int row, int thread) {
     (void)thread;
     cpu_backend *b = ctx;
@@ -179,8 +189,7 @@ static void kv_task(void *ctx, int row, int thread) {
     const float *cosine = b->cosine + (size_t)position * (size_t)(c->rotary_dim / 2);
     const float *sine = b->sine + (size_t)position * (size_t)(c->rotary_dim / 2);
     float *v = row_of(b, b->op->in, row);
-    size_t head_bytes = upg_kv_head_bytes(dim), layer_bytes = (size_t)c->n_kv_heads * head_bytes;
-    upg_kv_pool pool = {b->kv + (size_t)b->op->layer * layer_bytes, (size_t)c->n_layers * layer_bytes};
+    upg_kv_pool pool = layer_pool(b);
     int32_t pool_block = b->batch->blocks[row][position / UPG_KV_BLOCK];
     uint32_t f = 0;
     for (int h = 0; h < c->n_heads + 2 * c->n_kv_heads; h++, v += dim) {
@@ -188,37 +197,70 @@ static void kv_task(void *ctx, int row, int thread) {
         if (kv_head < c->n_kv_heads) b->kernels->rope(v, cosine, sine, c->rotary_dim / 2);
         if (kv_head < 0) {
             size_t at = (size_t)row * (size_t)c->n_heads + (size_t)h;
-            f |= b->kernels->quantise_head(v, dim, block, b->head_q + at * (size_t)dim, b->head_scale + at);
+            f |= b->kernels->quantise_head(v, dim, block, b->head_q + at * (size_t)upg_pad16(dim), b->head_scale + at);
             continue;
         }
+        int8_t q[UPG_MAX_HEAD_DIM];
+        float scale;
         bool is_key = kv_head < c->n_kv_heads;
         upg_kv_head kv = upg_kv_head_at(&pool, pool_block, is_key ? kv_head : kv_head - c->n_kv_heads, dim);
-        size_t at = (size_t)slot * (size_t)dim;
-        f |= b->kernels->quantise_head(v, dim, block, (is_key ? kv.k : kv.v) + at,
-                                       (is_key ? kv.k_scale : kv.v_scale) + slot);
+        f |= b->kernels->quantise_head(v, dim, block, q, &scale);
+        (is_key ? upg_kv_store_key : upg_kv_store_value)(&kv, dim, slot, q, scale);
     }
     b->flags[row] |= (uint8_t)f;
 }
 
+// Query heads of a KV head that one task takes.
+static int heads_of_task(const upg_config *c) {
+    int heads = c->n_heads / c->n_kv_heads;
+    return heads < UPG_ATTEND_QUERIES ? heads : UPG_ATTEND_QUERIES;
+}
+
+// A task is a span of rows and some query heads of one KV head.
 static void attention_task(void *ctx, int task, int thread) {
     (void)thread;
     cpu_backend *b = ctx;
     const upg_config *c = b->program->config;
-    int row = task / c->n_heads, h = task % c->n_heads, position = b->batch->positions[row];
-    size_t layer_bytes = (size_t)c->n_kv_heads * upg_kv_head_bytes(c->head_dim);
-    upg_kv_pool pool = {b->kv + (size_t)b->op->layer * layer_bytes, (size_t)c->n_layers * layer_bytes};
-    int window = b->op->window, first = window && position >= window ? position - window + 1 : 0;
-    upg_attend a = {.q = b->head_q + (size_t)task * (size_t)c->head_dim,
-                    .q_scale = b->head_scale[task],
+    const int per_kv = c->n_heads / c->n_kv_heads, heads = heads_of_task(c), parts = (per_kv + heads - 1) / heads,
+              span = task / (c->n_kv_heads * parts), kv_head = task / parts % c->n_kv_heads,
+              skipped = task % parts * heads, first = kv_head * per_kv + skipped, row = b->spans[span];
+    const size_t at = (size_t)row * (size_t)c->n_heads + (size_t)first;
+    upg_kv_pool pool = layer_pool(b);
+    upg_attend a = {.rows = b->spans[span + 1] - row,
+                    .heads = per_kv - skipped < heads ? per_kv - skipped : heads,
+                    .q = b->head_q + at * (size_t)upg_pad16(c->head_dim),
+                    .q_scale = b->head_scale + at,
+                    .row_heads = c->n_heads,
+                    .out = row_of(b, b->op->out, row) + first * c->head_dim,
+                    .out_stride = (size_t)b->program->widths[b->op->out],
                     .c = b->attention_c,
                     .dim = c->head_dim,
                     .b = upg_block(c->head_dim),
-                    .first = first,
-                    .position = position,
-                    .head = h / (c->n_heads / c->n_kv_heads),
+                    .position = b->batch->positions[row],
+                    .window = b->op->window,
+                    .head = kv_head,
                     .blocks = b->batch->blocks[row],
                     .pool = &pool};
-    b->kernels->attend(&a, row_of(b, b->op->out, row) + h * c->head_dim);
+    b->kernels->attend(&a);
+}
+
+static void run_attention(cpu_backend *b) {
+    const upg_config *c = b->program->config;
+    int heads = heads_of_task(c), parts = (c->n_heads / c->n_kv_heads + heads - 1) / heads;
+    upg_pool_run(b->options.pool, attention_task, b, b->n_spans * c->n_kv_heads * parts);
+}
+
+// Cuts the batch into spans: rows of one sequence, as many as an attention task takes.
+static void find_spans(cpu_backend *b) {
+    const upg_batch *batch = b->batch;
+    const int most = UPG_ATTEND_QUERIES / heads_of_task(b->program->config);
+    b->n_spans = 0;
+    for (int row = 0; row < batch->n_rows; row++) {
+        bool follows = row && batch->blocks[row] == batch->blocks[row - 1] &&
+                       batch->positions[row] == batch->positions[row - 1] + 1;
+        if (!follows || row - b->spans[b->n_spans - 1] == most) b->spans[b->n_spans++] = row;
+    }
+    b->spans[b->n_spans] = batch->n_rows;
 }
 
 static void swiglu_task(void *ctx, int row, int thread) {
@@ -265,7 +307,7 @@ static void run_op(cpu_backend *b) {
     if (b->op->kind == UPG_OP_LINEAR) {
         run_linear(b);
     } else if (b->op->kind == UPG_OP_ATTENTION) {
-        upg_pool_run(b->options.pool, attention_task, b, b->n_rows * b->program->config->n_heads);
+        run_attention(b);
     } else {
         if (b->op->kind == UPG_OP_GATHER) {
             b->gathered = true;
@@ -285,6 +327,7 @@ static int run(upg_backend *base, const upg_batch *batch, upg_error *e) {
     memset(b->flags, 0, (size_t)batch->n_rows);
     for (int i = 0; i < batch->n_rows; i++)
         if (batch->wants[i]) b->wanted[b->n_wanted++] = i;
+    find_spans(b);
     for (int i = 0; i < b->program->n_ops && b->n_rows; i++) {
         b->op = &b->program->ops[i];
         run_op(b);

@@ -57,7 +57,7 @@ typedef struct upg_cpu_kernels {
     void (*add)(float *x, const float *delta, int n);
     void (*rope)(float *v, const float *cosine, const float *sine, int half);
     uint32_t (*quantise_head)(float *v, int dim, int b, int8_t *q, float *scale);
-    void (*attend)(const upg_attend *a, float *out);
+    void (*attend)(const upg_attend *a);
     float (*exp)(float x);
     // All rows of the batch times superband sb of the matrix.
     void (*linear)(const upg_linear *l, int64_t sb, upg_scratch *scratch);

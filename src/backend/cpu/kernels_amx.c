@@ -39,6 +39,70 @@ static void configure(int rows, int columns) {
     _tile_loadconfig(&c);
 }
 
+// ---- Attention ----
+// Tiles are 16 queries by 16 keys, or dimensions. Head dimensions that are no multiple of 64 go the way of AVX-512.
+
+static void attention_dots(upg_attention *t, const int8_t *k, int from, int to) {
+    if (t->D % 64) {
+        vnni_dots(t, k, from, to);
+        return;
+    }
+    const int key = from / 16;
+    k += (size_t)key * (size_t)t->D * 16;
+    for (int tile = key; tile < to / 16; tile++, k += t->D * 16)
+        for (int i = 0; i < t->n; i += TILE_ROWS) {
+            _tile_zero(SUMS_0);
+            for (int d = 0; d < t->D; d += 64) {
+                _tile_loadd(INPUTS_0, t->q[i] + d, sizeof t->q[i]);
+                _tile_loadd(WEIGHTS_0, k + d * 16, 64);
+                _tile_dpbssd(SUMS_0, INPUTS_0, WEIGHTS_0);
+            }
+            _tile_stored(SUMS_0, t->dots[i] + tile * 16, sizeof t->dots[i]);
+        }
+}
+
+static void attention_mix(upg_attention *t, const int8_t *v, int from, int to) {
+    if (t->D % 64) {
+        vnni_mix(t, v, from, to);
+        return;
+    }
+    _Alignas(64) int32_t high[TILE_ROWS][16];
+    const size_t quad = (size_t)t->D * 4;
+    halves h;
+    split_weights(t, from, to, &h);
+    for (int i = 0; i < t->n; i += TILE_ROWS)
+        for (int d = 0; d < t->D; d += 16) {
+            _tile_zero(SUMS_0);
+            _tile_zero(SUMS_1);
+            for (int j = from; j < to; j += 64) {
+                _tile_loadd(WEIGHTS_0, v + (size_t)(j / 4) * quad + (size_t)d * 4, quad);
+                _tile_loadd(INPUTS_0, h.high[i] + j, sizeof h.high[i]);
+                _tile_loadd(INPUTS_1, h.low[i] + j, sizeof h.low[i]);
+                _tile_dpbusd(SUMS_0, INPUTS_0, WEIGHTS_0);
+                _tile_dpbusd(SUMS_1, INPUTS_1, WEIGHTS_0);
+            }
+            _tile_stored(SUMS_0, high, sizeof high[0]);
+            _tile_stored(SUMS_1, t->acc[i] + d, sizeof t->acc[i]);
+            for (int a = 0; a < TILE_ROWS; a++) {
+                int32_t *sum = t->acc[i + a] + d;
+                _mm512_store_si512(
+                    sum, _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(high[a]), 8), _mm512_load_si512(sum)));
+            }
+        }
+}
+
+#define ATTENTION_SUMS
+#include "program/ops.h"
+
+static void attend(const upg_attend *a) {
+    configure(TILE_ROWS, 64);
+    op_attend(a);
+    _tile_release();
+}
+#define ATTEND attend
+
+// ---- Linear layers ----
+
 INLINE void load_weights(const uint8_t *panel, int tiles) {
     _tile_loadd(WEIGHTS_0, panel, 64);
     if (tiles > 1) _tile_loadd(WEIGHTS_1, panel + 1024, 64);

@@ -7,46 +7,73 @@
 #include <immintrin.h>
 
 #define INLINE static inline __attribute__((always_inline))
-#define ATTENTION_SUMS
 
-INLINE __m256i wide16(const int8_t *p) {
-    return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+// ---- Attention ----
+
+INLINE __m256i quad_of(const int8_t *q) {
+    int32_t x;
+    memcpy(&x, q, sizeof x);
+    return _mm256_set1_epi32(x);
 }
 
-static void attention_dots(const int8_t *q, const int8_t *keys, int n, int dim, int32_t *dots) {
-    for (int j = 0; j < n; j++) {
-        const int8_t *k = keys + (size_t)j * (size_t)dim;
-        __m256i sum = _mm256_setzero_si256();
-        int i = 0;
-        for (; i + 16 <= dim; i += 16) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(wide16(q + i), wide16(k + i)));
-        __m128i s = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-        s = _mm_hadd_epi32(s, s);
-        int32_t dot = _mm_cvtsi128_si32(_mm_hadd_epi32(s, s));
-        for (; i < dim; i++) dot += q[i] * k[i];
-        dots[j] = dot;
-    }
-}
-
-// Two keys at a time: their bytes interleaved make pairs for one multiply-add.
-static void attention_mix(const int32_t *weights, const int8_t *values, int n, int dim, int32_t *acc) {
-    int i = 0;
-    for (; i + 8 <= dim; i += 8) {
-        __m256i sum = _mm256_setzero_si256();
-        const int8_t *v = values + i;
-        for (int j = 0; j < n; j += 2, v += 2 * (size_t)dim) {
-            __m128i pairs =
-                _mm_unpacklo_epi8(_mm_loadl_epi64((const __m128i *)v), _mm_loadl_epi64((const __m128i *)(v + dim)));
-            __m256i w = _mm256_set1_epi32(weights[j] | (j + 1 < n ? weights[j + 1] << 16 : 0));
-            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_cvtepi8_epi16(pairs), w));
+// Dot products of `queries` queries from i with 8 keys, half a tile. Bytes are multiplied as |q| by k with q's sign.
+INLINE void some_dots(upg_attention *t, const int8_t *keys, int i, int queries, int key) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i sum[4];
+    for (int a = 0; a < queries; a++) sum[a] = _mm256_setzero_si256();
+    for (int d = 0; d < t->D; d += 4) {
+        __m256i k = _mm256_loadu_si256((const __m256i *)(keys + d * 16));
+        for (int a = 0; a < queries; a++) {
+            __m256i q = quad_of(t->q[i + a] + d);
+            __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(k, q));
+            sum[a] = _mm256_add_epi32(sum[a], _mm256_madd_epi16(pairs, ones));
         }
-        _mm256_storeu_si256((__m256i *)(acc + i), sum);
     }
-    for (; i < dim; i++) {
-        acc[i] = 0;
-        for (int j = 0; j < n; j++) acc[i] += weights[j] * values[(size_t)j * (size_t)dim + (size_t)i];
+    for (int a = 0; a < queries; a++) _mm256_store_si256((__m256i *)(t->dots[i + a] + key), sum[a]);
+}
+
+static void attention_dots(upg_attention *t, const int8_t *k, int from, int to) {
+    for (int key = from; key < to; key += 8) {
+        const int8_t *keys = k + (size_t)(key / 16) * (size_t)t->D * 16 + (size_t)(key % 16) * 4;
+        int i = 0;
+        for (; i + 4 <= t->n; i += 4) some_dots(t, keys, i, 4, key);
+        for (; i < t->n; i++) some_dots(t, keys, i, 1, key);
     }
 }
 
+// Sums of `queries` queries from i for four dimensions: words of 16 bits, four positions of each dimension side by
+// side.
+INLINE void some_sums(upg_attention *t, int16_t (*weights)[UPG_KV_BLOCK], const int8_t *v, int i, int queries, int d,
+                      int from, int to) {
+    __m256i sum[4];
+    for (int a = 0; a < queries; a++) sum[a] = _mm256_setzero_si256();
+    for (int j = from; j < to; j += 4) {
+        const int8_t *p = v + ((size_t)(j / 4) * (size_t)t->D + (size_t)d) * 4;
+        __m256i x = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+        for (int a = 0; a < queries; a++) {
+            int64_t four;
+            memcpy(&four, weights[i + a] + j, sizeof four);
+            sum[a] = _mm256_add_epi32(sum[a], _mm256_madd_epi16(x, _mm256_set1_epi64x(four)));
+        }
+    }
+    for (int a = 0; a < queries; a++) {
+        __m128i pairs = _mm_hadd_epi32(_mm256_castsi256_si128(sum[a]), _mm256_extracti128_si256(sum[a], 1));
+        _mm_store_si128((__m128i *)(t->acc[i + a] + d), pairs);
+    }
+}
+
+static void attention_mix(upg_attention *t, const int8_t *v, int from, int to) {
+    int16_t weights[UPG_ATTEND_QUERIES][UPG_KV_BLOCK];
+    for (int i = 0; i < t->n; i++)
+        for (int j = from; j < to; j++) weights[i][j] = (int16_t)t->dots[i][j];
+    for (int d = 0; d < t->D; d += 4) {
+        int i = 0;
+        for (; i + 4 <= t->n; i += 4) some_sums(t, weights, v, i, 4, d, from, to);
+        for (; i < t->n; i++) some_sums(t, weights, v, i, 1, d, from, to);
+    }
+}
+
+#define ATTENTION_SUMS
 #include "program/ops.h"
 
 typedef struct fields {
@@ -75,12 +102,6 @@ INLINE fields four_weights(const uint8_t *w, size_t stride, int s, int r, int qu
     __m256i lo = _mm256_mullo_epi16(x, al);
     __m256i hi = _mm256_add_epi16(_mm256_mulhi_epu16(x, al), _mm256_mullo_epi16(x, ah));
     return (fields){_mm256_and_si256(lo, mask), _mm256_and_si256(hi, mask)};
-}
-
-INLINE __m256i quad_of(const int8_t *q) {
-    int32_t x;
-    memcpy(&x, q, sizeof x);
-    return _mm256_set1_epi32(x);
 }
 
 INLINE void add_group(int32_t *total, __m256i dot, int32_t offset, int d) {

@@ -5,6 +5,11 @@
 #if defined(__x86_64__)
 #include "backend/cpu/avx512.h"
 
+#define ATTENTION_SUMS
+#define attention_dots vnni_dots
+#define attention_mix  vnni_mix
+#include "program/ops.h"
+
 INLINE void one_row(const upg_linear *l, int64_t sb, int32_t *total, int s) {
     int nb = upg_superband_bands(l->w->rows, sb), steps = l->b / 16, groups = l->n / l->b;
     const uint8_t *p = l->w->data + upg_panel_offset(l->w->rows, l->w->cols, 4 * s, sb, 0);

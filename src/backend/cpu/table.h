@@ -1,4 +1,8 @@
-// Fills a kernel table from ops.h and the including file's `linear` and `supported`. Define KERNELS and ISA first.
+// Fills a kernel table from ops.h and the including file's `linear` and `supported`. Define KERNELS and ISA first, and
+// ATTEND if it is not op_attend.
+#ifndef ATTEND
+#define ATTEND op_attend
+#endif
 const upg_cpu_kernels KERNELS = {
     .isa = ISA,
     .supported = supported,
@@ -8,7 +12,7 @@ const upg_cpu_kernels KERNELS = {
     .add = op_add,
     .rope = op_rope,
     .quantise_head = op_quantise_head,
-    .attend = op_attend,
+    .attend = ATTEND,
     .exp = op_exp,
     .linear = linear,
 };
