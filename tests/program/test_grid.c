@@ -117,17 +117,16 @@ static void compare_superband(const upg_tensor *w, const batch *x, int64_t sb) {
     float *want = zeroed(stride * MAX_BATCH, sizeof *want), *y = zeroed(stride * MAX_BATCH, sizeof *y);
     memset(want, 0xff, bytes);
     linear_rows(&upg_cpu_scalar, w, x, 0, MAX_BATCH, sb, want, stride);
-    for (int p = 0; p < N_PATHS; p++) {
-        if (!all_paths[p]->supported()) continue;
-        at("linear %s S=%d %lldx%lld superband %lld", all_paths[p]->isa, w->s, (long long)w->rows, (long long)w->cols,
+    for (int p = 0; path(p); p++) {
+        at("linear %s S=%d %lldx%lld superband %lld", path(p)->isa, w->s, (long long)w->rows, (long long)w->cols,
            (long long)sb);
         memset(y, 0xff, bytes);
         for (int row = 0; row < MAX_BATCH && (p || row < 2); row++)
-            linear_rows(all_paths[p], w, x, row, 1, sb, y + (size_t)row * stride, stride);
+            linear_rows(path(p), w, x, row, 1, sb, y + (size_t)row * stride, stride);
         same("one row", y, want, stride * (p ? MAX_BATCH : 2), sizeof *y);
         for (size_t i = 0; p && i < sizeof sizes / sizeof *sizes; i++) {
             memset(y, 0xff, bytes);
-            linear_rows(all_paths[p], w, x, 0, sizes[i], sb, y, stride);
+            linear_rows(path(p), w, x, 0, sizes[i], sb, y, stride);
             same("a batch", y, want, stride * (size_t)sizes[i], sizeof *y);
         }
     }
@@ -189,21 +188,19 @@ static void linear_large(void *ctx, int task, int thread) {
         float *first = zeroed(ROWS * BATCH, sizeof *first), *y = zeroed(ROWS * BATCH, sizeof *y);
         const upg_cpu_kernels *reference = NULL;
         for (int n_rows = 1; n_rows <= BATCH; n_rows += BATCH - 1, reference = NULL)
-            for (int p = 1; p < N_PATHS; p++) {
-                if (!all_paths[p]->supported()) continue;
-                at("linear %s S=%d 5120x17920, %d rows", all_paths[p]->isa, w.s, n_rows);
+            for (int p = 1; path(p); p++) {
+                at("linear %s S=%d 5120x17920, %d rows", path(p)->isa, w.s, n_rows);
                 float *to = reference ? y : first;
-                for (int64_t sb = 0; sb < superbands(&w); sb++)
-                    linear_rows(all_paths[p], &w, &x, 0, n_rows, sb, to, ROWS);
+                for (int64_t sb = 0; sb < superbands(&w); sb++) linear_rows(path(p), &w, &x, 0, n_rows, sb, to, ROWS);
                 if (reference)
                     same("y", y, first, (size_t)(ROWS * n_rows), sizeof *y);
                 else
-                    reference = all_paths[p];
+                    reference = path(p);
             }
         for (int64_t sb = 0; sb < superbands(&w); sb += 19) {
             at("linear scalar S=%d 5120x17920, superband %lld", w.s, (long long)sb);
             linear_rows(&upg_cpu_scalar, &w, &x, 0, 1, sb, y, ROWS);
-            if (N_PATHS > 1 && all_paths[1]->supported()) same("y", y + sb * 256, first + sb * 256, 256, sizeof *y);
+            if (path(1)) same("y", y + sb * 256, first + sb * 256, 256, sizeof *y);
         }
         upg_aligned_free(first);
         upg_aligned_free(y);
@@ -272,10 +269,9 @@ static void embedding_is_linear(void *ctx, int task, int thread) {
             in[j] = 1.0f;
             quantise_row(&upg_cpu_scalar, &x, 0, in, w.unrotated ? NULL : sign);
             in[j] = 0.0f;
-            for (int p = 0; p < N_PATHS; p++) {
-                if (!all_paths[p]->supported()) continue;
-                at("embedding %s S=%d, %d columns", all_paths[p]->isa, w.s, n_cols);
-                linear_rows(all_paths[p], &w, &x, 0, 1, 0, y, ROWS);
+            for (int p = 0; path(p); p++) {
+                at("embedding %s S=%d, %d columns", path(p)->isa, w.s, n_cols);
+                linear_rows(path(p), &w, &x, 0, 1, 0, y, ROWS);
                 for (int i = 0; i < ROWS; i++) {
                     double want = rows[i * n_cols + j], error = fabs((double)y[i] - want);
                     if (error > 5 * 0x1p-24 * fabs(want)) differ("W[%d][%d] is %a, not %a", i, j, y[i], want);
@@ -308,10 +304,10 @@ static void forged_masks(void *ctx, int task, int thread) {
         w.data = file;
         for (int byte = 0; byte < 256; byte += 255) {
             memset(file, byte, w.bytes + 64);
-            for (int p = 0; p < N_PATHS; p++)
-                for (int64_t sb = 0; all_paths[p]->supported() && sb < superbands(&w); sb++)
+            for (int p = 0; path(p); p++)
+                for (int64_t sb = 0; sb < superbands(&w); sb++)
                     for (int n_rows = 1; n_rows <= 2; n_rows++)
-                        linear_rows(all_paths[p], &w, &x, 0, n_rows, sb, y, (size_t)w.rows);
+                        linear_rows(path(p), &w, &x, 0, n_rows, sb, y, (size_t)w.rows);
             upg_embed(&w, (int32_t)w.rows - 1, sign, v, y);
         }
         w.data = NULL;
@@ -413,25 +409,24 @@ static void compare_quantise(const upg_cpu_kernels *k, data how, int cols, bool 
 
 static void row_ops(void *ctx, int task, int thread) {
     (void)ctx, (void)task, (void)thread;
-    for (int p = 1; p < N_PATHS; p++)
-        for (size_t i = 0; all_paths[p]->supported() && i < COUNT(widths); i++)
+    for (int p = 1; path(p); p++)
+        for (size_t i = 0; i < COUNT(widths); i++)
             for (int how = 0; how < N_DATA; how++)
                 for (int again = 0; again < (widths[i] < 1000 ? 8 : 2); again++) {
-                    compare_row_ops(all_paths[p], (data)how, widths[i]);
-                    compare_quantise(all_paths[p], (data)how, widths[i], again % 2, true);
-                    compare_quantise(all_paths[p], (data)how, widths[i], again % 2, false);
+                    compare_row_ops(path(p), (data)how, widths[i]);
+                    compare_quantise(path(p), (data)how, widths[i], again % 2, true);
+                    compare_quantise(path(p), (data)how, widths[i], again % 2, false);
                 }
 }
 
 // exp at about a million of the bit patterns that are numbers, infinities included.
 static void exp_everywhere(void *ctx, int task, int thread) {
     (void)ctx, (void)task, (void)thread;
-    for (int p = 1; p < N_PATHS; p++) {
-        if (!all_paths[p]->supported()) continue;
-        at("exp %s", all_paths[p]->isa);
+    for (int p = 1; path(p); p++) {
+        at("exp %s", path(p)->isa);
         for (uint32_t u = 0; u <= 0x7f800000u; u += 2039)
             for (uint32_t negative = 0; negative < 2; negative++) {
-                float x = upg_float(u | negative << 31), want = upg_cpu_scalar.exp(x), got = all_paths[p]->exp(x);
+                float x = upg_float(u | negative << 31), want = upg_cpu_scalar.exp(x), got = path(p)->exp(x);
                 same("exp", &got, &want, 1, sizeof got);
             }
     }
@@ -463,10 +458,10 @@ static void compare_heads(const upg_cpu_kernels *k, data how, int dim) {
 
 static void heads(void *ctx, int task, int thread) {
     (void)ctx, (void)task, (void)thread;
-    for (int p = 1; p < N_PATHS; p++)
-        for (size_t i = 0; all_paths[p]->supported() && i < COUNT(dims); i++)
+    for (int p = 1; path(p); p++)
+        for (size_t i = 0; i < COUNT(dims); i++)
             for (int how = 0; how < N_DATA; how++)
-                for (int again = 0; again < 20; again++) compare_heads(all_paths[p], (data)how, dims[i]);
+                for (int again = 0; again < 20; again++) compare_heads(path(p), (data)how, dims[i]);
 }
 
 enum { DEPTH = 700, N_KV = 2, POOL = 7 };
@@ -512,11 +507,10 @@ static void compare_attention(int dim, data keys, data vals, bool extreme) {
         upg_cpu_scalar.quantise_head(query, dim, a.b, q, &a.q_scale);
         if (extreme) memset(q, 127, (size_t)dim);
         upg_cpu_scalar.attend(&a, want);
-        for (int p = 1; p < N_PATHS; p++) {
-            if (!all_paths[p]->supported()) continue;
-            at("attend %s dim %d, kinds %d and %d, position %d, window %d", all_paths[p]->isa, dim, keys, vals,
-               a.position, window);
-            all_paths[p]->attend(&a, got);
+        for (int p = 1; path(p); p++) {
+            at("attend %s dim %d, kinds %d and %d, position %d, window %d", path(p)->isa, dim, keys, vals, a.position,
+               window);
+            path(p)->attend(&a, got);
             same("out", got, want, (size_t)dim, sizeof *got);
         }
         for (int d = 0; d < dim; d++)

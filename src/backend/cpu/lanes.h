@@ -1,0 +1,208 @@
+// The linear layer (docs/arithmetic.md, section 4, steps 3 and 4) in vectors of LANES 32-bit lanes, a lane for a band:
+// the text that every instruction set but scalar and AVX-512 shares. Each includes it once, after it has defined
+//
+//   vec, LANES                a vector of uint32_t by gcc's vector extension, so that + | >> are written as they are
+//   funnel(low, next, bit)    the low 32 bits of next:low >> bit, 0 < bit < 32
+//   two_windows(y, s)         bits 0..15 of each lane in its low half, bits s..s+15 in its high half
+//   codes_of(x)               the four weights of two windows as bytes w+127
+//   weights                   what weights are multiplied as: of_codes(bytes w+127), of_signed(bytes w)
+//   sums                      what adds up products: no_sums(), dots(sums) as i32 lanes
+//   QUADS                     quads of columns that one call of these multiplies by q: add(sums, weights[], q), and
+//                             add_windows(sums, x[], q), which decodes as well
+//   CODES_OFFSET, SIGNED_OFFSET, WINDOWS_OFFSET
+//                             the dot product of w is the sum of such products plus this times the sum of q
+//   TILE_ROWS                 rows of tiles that a batch's multiplication has in registers
+//   expand(mask, p)           the LANES*4 weights of a sparse mask, bytes w, 0 where none is kept; p moves on
+//   look_up(from, to)         64 4-bit values of a sparse block (32 bytes) as bytes w+127
+#include "backend/cpu/cpu.h"
+
+typedef int32_t signed_vec __attribute__((vector_size(4 * LANES)));
+
+INLINE vec load(const void *p) {
+    vec v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+INLINE void store(void *p, vec v) {
+    memcpy(p, &v, sizeof v);
+}
+
+// The windows of steps `step` and step + 1. w points at the tile's first word for these lanes; words are `stride` bytes
+// apart.
+INLINE vec windows(const uint8_t *w, size_t stride, int s, int step) {
+    int o = step * s, k = o >> 5, bit = o & 31;
+    vec y = load(w + (size_t)k * stride);
+    if (bit + s + 16 > 32)
+        y = funnel(y, load(w + (size_t)((k + 1) % (4 * s)) * stride), bit);
+    else if (bit)
+        y = y >> bit;
+    return two_windows(y, s);
+}
+
+INLINE void add_group(int32_t *total, sums sum, int32_t offset, int d) {
+    signed_vec dot = (signed_vec)dots(sum) + (offset + ((1 << d) >> 1));
+    store(total, (vec)((signed_vec)load(total) + (dot >> d)));
+}
+
+// Row r of these lanes' tiles over one group.
+INLINE void one_tile_row(const uint8_t *p, int nb, int s, int r, const int8_t *q, int steps, int32_t *total,
+                         int32_t q_sum, int d) {
+    sums sum = no_sums();
+    for (int t = 0; t < steps; t++, p += (size_t)nb * 16 * (size_t)s)
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i += QUADS) {
+            vec x[QUADS];
+            for (int k = 0; k < QUADS; k++) x[k] = windows(p, (size_t)nb * 4, s, r * 8 + (i + k) * 2);
+            sum = add_windows(sum, x, q + t * 16 + i * 4);
+        }
+    add_group(total, sum, WINDOWS_OFFSET * q_sum, d);
+}
+
+INLINE void one_row(const upg_linear *l, int64_t sb, int32_t *total, int s) {
+    int nb = upg_superband_bands(l->w->rows, sb), steps = l->b / 16, groups = l->n / l->b;
+    for (int g = 0; g < groups; g++) {
+        const uint8_t *p = l->w->data + upg_panel_offset(l->w->rows, l->w->cols, 4 * s, sb, (int64_t)g * steps);
+        const int8_t *q = l->q + g * l->b;
+        for (int band = 0; band < nb; band += LANES) {
+#pragma GCC unroll 16
+            for (int r = 0; r < 16; r++)
+                one_tile_row(p + band * 4, nb, s, r, q, steps, total + r * 16 + band, l->q_sum[g], l->d[g]);
+        }
+    }
+}
+
+INLINE void decode(const upg_linear *l, int64_t sb, int g, uint8_t *panel, int s) {
+    int nb = upg_superband_bands(l->w->rows, sb), steps = l->b / 16;
+    const uint8_t *p = l->w->data + upg_panel_offset(l->w->rows, l->w->cols, 4 * s, sb, (int64_t)g * steps);
+    for (int t = 0; t < steps; t++, p += (size_t)nb * 16 * (size_t)s, panel += 4096)
+        for (int band = 0; band < nb; band += LANES) {
+#pragma GCC unroll 16
+            for (int r = 0; r < 16; r++)
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; i++)
+                    store(panel + (r * 4 + i) * 64 + band * 4,
+                          codes_of(windows(p + band * 4, (size_t)nb * 4, s, r * 8 + i * 2)));
+        }
+}
+
+#define FOR_EACH_S(CALL)                                                                                               \
+    case 4: CALL(4); break;                                                                                            \
+    case 5: CALL(5); break;                                                                                            \
+    case 6: CALL(6); break;                                                                                            \
+    case 7: CALL(7); break;                                                                                            \
+    default: CALL(8); break;
+
+static void decode_group(const upg_linear *l, int64_t sb, int g, uint8_t *panel) {
+#define CALL(s) decode(l, sb, g, panel, s)
+    switch (l->w->s) { FOR_EACH_S(CALL) }
+#undef CALL
+}
+
+// Weights of row r, quad i of column step t, from band `band` on, in a group's panel whose words are `lanes` apart.
+INLINE weights panel_weights(const uint8_t *panel, int lanes, int t, int r, int i, int band) {
+    return of_codes(load(panel + (((size_t)t * 64 + (size_t)r * 4 + (size_t)i) * (size_t)lanes + (size_t)band) * 4));
+}
+
+// rows (1..4) batch rows, tile rows r..r+TILE_ROWS-1, lanes from `band`, over one group's panel.
+INLINE void multiply(const upg_linear *l, int g, const uint8_t *panel, int lanes, int band, int row, int rows, int r,
+                     int32_t *totals) {
+    sums acc[4][TILE_ROWS];
+    for (int j = 0; j < rows; j++)
+        for (int k = 0; k < TILE_ROWS; k++) acc[j][k] = no_sums();
+    const int8_t *q = l->q + (size_t)row * (size_t)l->n + (size_t)g * (size_t)l->b;
+    for (int t = 0; t < l->b / 16; t++)
+        for (int i = 0; i < 4; i += QUADS) {
+            weights w[TILE_ROWS][QUADS];
+            for (int k = 0; k < TILE_ROWS; k++)
+                for (int m = 0; m < QUADS; m++) w[k][m] = panel_weights(panel, lanes, t, r + k, i + m, band);
+            for (int j = 0; j < rows; j++)
+                for (int k = 0; k < TILE_ROWS; k++)
+                    acc[j][k] = add(acc[j][k], w[k], q + (size_t)j * (size_t)l->n + t * 16 + i * 4);
+        }
+    size_t groups = (size_t)(l->n / l->b);
+    for (int j = 0; j < rows; j++) {
+        size_t at = (size_t)(row + j) * groups + (size_t)g;
+        for (int k = 0; k < TILE_ROWS; k++)
+            add_group(totals + (size_t)(row + j) * 256 + (r + k) * 16 + band, acc[j][k], CODES_OFFSET * l->q_sum[at],
+                      l->d[at]);
+    }
+}
+
+static void multiply_group(const upg_linear *l, int g, const uint8_t *panel, int lanes, int nb, int32_t *totals) {
+    for (int r = 0; r < 16; r += TILE_ROWS)
+        for (int band = 0; band < nb; band += LANES) {
+            int row = 0;
+            for (; row + 4 <= l->n_rows; row += 4) multiply(l, g, panel, lanes, band, row, 4, r, totals);
+            for (; row < l->n_rows; row++) multiply(l, g, panel, lanes, band, row, 1, r, totals);
+        }
+}
+
+// A sparse block's values as bytes w+127; 4-bit ones are looked up, into `to`.
+INLINE const uint8_t *byte_values(const upg_linear *l, const upg_sparse_block *s, uint8_t *to) {
+    if (l->w->s == 8) return s->values;
+    for (size_t i = 0; i < s->n_values; i += 64) look_up(s->values + i / 2, to + i);
+    return to;
+}
+
+static void sparse_one_row(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
+    enum { PARTS = 16 / LANES };
+    for (int g = 0; g < l->n / l->b; g++) {
+        upg_sparse_block s = upg_sparse_block_at(l, sb, g);
+        const uint8_t *p = byte_values(l, &s, scratch->values), *end = p + s.n_values, *mask = s.masks;
+        const int8_t *q = l->q + g * l->b;
+        for (int r = 0; r < 16; r++) {
+            p = p < end ? p : end;
+            sums acc[PARTS];
+            for (int k = 0; k < PARTS; k++) acc[k] = no_sums();
+            for (int i = 0; i < l->b; i += 4 * QUADS) {
+                weights w[PARTS][QUADS];
+                for (int m = 0; m < QUADS; m++)
+                    for (int k = 0; k < PARTS; k++, mask += LANES / 2) w[k][m] = of_signed(expand(mask, &p));
+                for (int k = 0; k < PARTS; k++) acc[k] = add(acc[k], w[k], q + i);
+            }
+            for (int k = 0; k < PARTS; k++)
+                add_group(scratch->total + r * 16 + LANES * k, acc[k], SIGNED_OFFSET * l->q_sum[g], l->d[g]);
+        }
+    }
+}
+
+static void expand_group(const upg_linear *l, int64_t sb, int g, upg_scratch *scratch) {
+    upg_sparse_block s = upg_sparse_block_at(l, sb, g);
+    const uint8_t *p = byte_values(l, &s, scratch->values), *end = p + s.n_values, *mask = s.masks;
+    uint8_t *panel = scratch->panel;
+    const int quads = l->b / 4;
+    typedef uint8_t bytes __attribute__((vector_size(sizeof(vec))));
+    for (int r = 0; r < 16; r++) {
+        p = p < end ? p : end;
+        for (int i = 0; i < quads; i++)
+            for (int band = 0; band < 16; band += LANES, mask += LANES / 2)
+                store(panel + (i / 4 * 64 + r * 4 + i % 4) * 64 + band * 4, (vec)((bytes)expand(mask, &p) + 127));
+    }
+}
+
+static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
+    int32_t *total = scratch->total;
+    int nb = upg_superband_bands(l->w->rows, sb), groups = l->n / l->b;
+    memset(total, 0, (size_t)l->n_rows * 256 * sizeof *total);
+    if (l->w->encoding == UPG_INT8) {
+        for (int g = 0; g < groups; g++)
+            multiply_group(l, g,
+                           l->w->data + upg_panel_offset(l->w->rows, l->w->cols, 64, sb, (int64_t)g * (l->b / 16)), nb,
+                           nb, total);
+    } else if (l->w->encoding == UPG_SPARSE && l->n_rows == 1) {
+        sparse_one_row(l, sb, scratch);
+    } else if (l->n_rows == 1) {
+#define CALL(s) one_row(l, sb, total, s)
+        switch (l->w->s) { FOR_EACH_S(CALL) }
+#undef CALL
+    } else {
+        for (int g = 0; g < groups; g++) {
+            if (l->w->encoding == UPG_SPARSE)
+                expand_group(l, sb, g, scratch);
+            else
+                decode_group(l, sb, g, scratch->panel);
+            multiply_group(l, g, scratch->panel, 16, nb, total);
+        }
+    }
+    for (int row = 0; row < l->n_rows; row++) upg_linear_write(l, sb, row, total + (size_t)row * 256);
+}
