@@ -53,6 +53,8 @@ endif
 SRC      := $(filter-out $(OTHERS),$(shell find src -name '*.c' -not -path 'src/cli/*'))
 CLI_SRC  := $(wildcard src/cli/*.c)
 LIB_OBJ  := $(SRC:%.c=$B/%.o) $B/src/compress/default_text_data.o $B/third_party/yyjson/yyjson.o
+# As much of the library as can be built for another processor without the libraries behind it: tests/isa/test_isa.sh.
+ISA_OBJ  := $(filter $(addprefix $B/src/,base/% codec/% program/% arch/% backend/cpu/% backend/backend.o format/% engine/sample.o),$(SRC:%.c=$B/%.o)) $B/third_party/yyjson/yyjson.o
 CLI_OBJ  := $(CLI_SRC:%.c=$B/%.o) $B/src/cli/default_model.o
 TESTS    := $(patsubst %.c,$B/%,$(shell find tests -name 'test_*.c'))
 BENCHES  := $(patsubst %.c,$B/%,$(wildcard bench/*.c))
@@ -96,16 +98,14 @@ $B/upg: $(CLI_OBJ) $B/libupg.a
 $B/tests/%: $B/tests/%.o $B/libupg.a
 	$(if $V,,@echo "  LD   $@")
 	$Q$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ -lcmocka -lpcre2-8 $(LIBS) -o $@
-# What runs without the engine and its libraries, so that it can be built for another processor: tests/isa/test_isa.sh.
-ISA_OBJ := $(filter $(addprefix $B/src/,base/% codec/% program/% arch/% backend/% format/%),$(LIB_OBJ)) $B/third_party/yyjson/yyjson.o
 define LINK_ISA
 	@mkdir -p $(@D)
 	$(if $V,,@echo "  LD   $@")
 	$Q$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ $(LIBS) -o $@
 endef
-$B/isa/%: $B/tests/isa/%.o $(ISA_OBJ)
+$B/isa/%: $B/tests/isa/%.o $B/libupg.a
 	$(LINK_ISA)
-$B/isa/%: $B/tests/program/%.o $(ISA_OBJ)
+$B/isa/%: $B/tests/program/%.o $B/libupg.a
 	$(LINK_ISA)
 # Tests of the command's own parts, all but its main().
 $B/libcli.a: $(filter-out %/main.o,$(CLI_OBJ))
@@ -123,7 +123,7 @@ setup:
 	tools/setup.sh demo test bench fuzz
 demo: $B/upg
 	tools/demo.sh $B/upg
-test: $B/upg $(TESTS)
+test: $B/upg $(TESTS) $B/isa/logits
 	tests/run.sh $B
 bench: $B/upg $(BENCHES)
 	bench/run.sh $B

@@ -12,6 +12,7 @@
 //   CODES_OFFSET, SIGNED_OFFSET, WINDOWS_OFFSET
 //                             the dot product of w is the sum of such products plus this times the sum of q
 //   TILE_ROWS                 rows of tiles that a batch's multiplication has in registers
+//   PAIRS                     optional, with pair_sums, no_pair, add_pair, first_of, second_of: sums of two batch rows
 //   expand(mask, p)           the LANES*4 weights of a sparse mask, bytes w, 0 where none is kept; p moves on
 //   look_up(from, to)         64 4-bit values of a sparse block (32 bytes) as bytes w+127
 #include "backend/cpu/cpu.h"
@@ -98,42 +99,88 @@ static void decode_group(const upg_linear *l, int64_t sb, int g, uint8_t *panel)
 #undef CALL
 }
 
-// Weights of row r, quad i of column step t, from band `band` on, in a group's panel whose words are `lanes` apart.
-INLINE weights panel_weights(const uint8_t *panel, int lanes, int t, int r, int i, int band) {
-    return of_codes(load(panel + (((size_t)t * 64 + (size_t)r * 4 + (size_t)i) * (size_t)lanes + (size_t)band) * 4));
+// The weights of TILE_ROWS rows from r on, QUADS quads each.
+INLINE void tile_weights(weights w[TILE_ROWS][QUADS], const uint8_t *panel, int lanes, int t, int r, int i, int band) {
+    for (int k = 0; k < TILE_ROWS; k++)
+        for (int m = 0; m < QUADS; m++) {
+            size_t word = (size_t)t * 64 + (size_t)(r + k) * 4 + (size_t)(i + m);
+            w[k][m] = of_codes(load(panel + (word * (size_t)lanes + (size_t)band) * 4));
+        }
 }
 
-// rows (1..4) batch rows, tile rows r..r+TILE_ROWS-1, lanes from `band`, over one group's panel.
-INLINE void multiply(const upg_linear *l, int g, const uint8_t *panel, int lanes, int band, int row, int rows, int r,
-                     int32_t *totals) {
-    sums acc[4][TILE_ROWS];
-    for (int j = 0; j < rows; j++)
-        for (int k = 0; k < TILE_ROWS; k++) acc[j][k] = no_sums();
+INLINE void add_row(const upg_linear *l, int g, int row, int r, int band, sums sum, int32_t *totals) {
+    size_t at = (size_t)row * (size_t)(l->n / l->b) + (size_t)g;
+    add_group(totals + (size_t)row * 256 + r * 16 + band, sum, CODES_OFFSET * l->q_sum[at], l->d[at]);
+}
+
+// One batch row, rows r..r+TILE_ROWS-1 of the tiles, lanes from `band`, over one group's panel whose words are `lanes`
+// apart.
+INLINE void multiply_row(const upg_linear *l, int g, const uint8_t *panel, int lanes, int band, int row, int r,
+                         int32_t *totals) {
+    sums acc[TILE_ROWS];
+    for (int k = 0; k < TILE_ROWS; k++) acc[k] = no_sums();
     const int8_t *q = l->q + (size_t)row * (size_t)l->n + (size_t)g * (size_t)l->b;
     for (int t = 0; t < l->b / 16; t++)
         for (int i = 0; i < 4; i += QUADS) {
             weights w[TILE_ROWS][QUADS];
-            for (int k = 0; k < TILE_ROWS; k++)
-                for (int m = 0; m < QUADS; m++) w[k][m] = panel_weights(panel, lanes, t, r + k, i + m, band);
-            for (int j = 0; j < rows; j++)
-                for (int k = 0; k < TILE_ROWS; k++)
-                    acc[j][k] = add(acc[j][k], w[k], q + (size_t)j * (size_t)l->n + t * 16 + i * 4);
+            tile_weights(w, panel, lanes, t, r, i, band);
+            for (int k = 0; k < TILE_ROWS; k++) acc[k] = add(acc[k], w[k], q + t * 16 + i * 4);
         }
-    size_t groups = (size_t)(l->n / l->b);
-    for (int j = 0; j < rows; j++) {
-        size_t at = (size_t)(row + j) * groups + (size_t)g;
-        for (int k = 0; k < TILE_ROWS; k++)
-            add_group(totals + (size_t)(row + j) * 256 + (r + k) * 16 + band, acc[j][k], CODES_OFFSET * l->q_sum[at],
-                      l->d[at]);
-    }
+    for (int k = 0; k < TILE_ROWS; k++) add_row(l, g, row, r + k, band, acc[k], totals);
+}
+
+#ifndef PAIRS
+typedef struct pair_sums {
+    sums first, second;
+} pair_sums;
+INLINE pair_sums no_pair(void) {
+    return (pair_sums){no_sums(), no_sums()};
+}
+INLINE pair_sums add_pair(pair_sums sum, const weights *w, const int8_t *q, const int8_t *next) {
+    return (pair_sums){add(sum.first, w, q), add(sum.second, w, next)};
+}
+INLINE sums first_of(pair_sums sum) {
+    return sum.first;
+}
+INLINE sums second_of(pair_sums sum) {
+    return sum.second;
+}
+#endif
+
+// The same of one or two pairs of batch rows.
+INLINE void multiply_pairs(const upg_linear *l, int g, const uint8_t *panel, int lanes, int band, int row, int pairs,
+                           int r, int32_t *totals) {
+    pair_sums acc[2][TILE_ROWS];
+    for (int j = 0; j < pairs; j++)
+        for (int k = 0; k < TILE_ROWS; k++) acc[j][k] = no_pair();
+    size_t n = (size_t)l->n;
+    const int8_t *q = l->q + (size_t)row * n + (size_t)g * (size_t)l->b;
+    for (int t = 0; t < l->b / 16; t++)
+        for (int i = 0; i < 4; i += QUADS) {
+            weights w[TILE_ROWS][QUADS];
+            tile_weights(w, panel, lanes, t, r, i, band);
+            for (int j = 0; j < pairs; j++) {
+                const int8_t *at = q + (size_t)(2 * j) * n + t * 16 + i * 4;
+                for (int k = 0; k < TILE_ROWS; k++) acc[j][k] = add_pair(acc[j][k], w[k], at, at + n);
+            }
+        }
+    for (int j = 0; j < pairs; j++)
+        for (int k = 0; k < TILE_ROWS; k++) {
+            add_row(l, g, row + 2 * j, r + k, band, first_of(acc[j][k]), totals);
+            add_row(l, g, row + 2 * j + 1, r + k, band, second_of(acc[j][k]), totals);
+        }
 }
 
 static void multiply_group(const upg_linear *l, int g, const uint8_t *panel, int lanes, int nb, int32_t *totals) {
     for (int r = 0; r < 16; r += TILE_ROWS)
         for (int band = 0; band < nb; band += LANES) {
             int row = 0;
-            for (; row + 4 <= l->n_rows; row += 4) multiply(l, g, panel, lanes, band, row, 4, r, totals);
-            for (; row < l->n_rows; row++) multiply(l, g, panel, lanes, band, row, 1, r, totals);
+            for (; row + 4 <= l->n_rows; row += 4) multiply_pairs(l, g, panel, lanes, band, row, 2, r, totals);
+            if (row + 2 <= l->n_rows) {
+                multiply_pairs(l, g, panel, lanes, band, row, 1, r, totals);
+                row += 2;
+            }
+            if (row < l->n_rows) multiply_row(l, g, panel, lanes, band, row, r, totals);
         }
 }
 
