@@ -36,15 +36,25 @@ CLI_LIBS := $(shell pkg-config --libs $(CLI_PKGS) 2>/dev/null)
 
 ARCH := $(shell $(CC) -dumpmachine | cut -d- -f1)
 ifeq ($(ARCH),x86_64)
+SSE41_FLAGS  := -msse4.1 -mpopcnt
 AVX2_FLAGS   := -mavx2 -mfma -mf16c
+AVXVNNI_FLAGS := $(AVX2_FLAGS) -mavxvnni
 AVX512_FLAGS := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512vbmi -mavx512vbmi2 -mfma -mf16c -mprefer-vector-width=512
 else
-X86_ONLY := %_avx2.c %_avx512.c %_amx.c
+OTHERS += %_sse41.c %_avx2.c %_avxvnni.c %_avx512.c %_amx.c
+endif
+ifneq ($(filter aarch64 arm64,$(ARCH)),)
+DOTPROD_FLAGS := -march=armv8.2-a+dotprod
+I8MM_FLAGS    := -march=armv8.2-a+dotprod+i8mm
+else
+OTHERS += %_neon.c %_dotprod.c %_i8mm.c
 endif
 
-SRC      := $(filter-out $(X86_ONLY),$(shell find src -name '*.c' -not -path 'src/cli/*'))
+SRC      := $(filter-out $(OTHERS),$(shell find src -name '*.c' -not -path 'src/cli/*'))
 CLI_SRC  := $(wildcard src/cli/*.c)
 LIB_OBJ  := $(SRC:%.c=$B/%.o) $B/src/compress/default_text_data.o $B/third_party/yyjson/yyjson.o
+# As much of the library as can be built for another processor without the libraries behind it: tests/isa/test_isa.sh.
+ISA_OBJ  := $(filter $(addprefix $B/src/,base/% codec/% program/% arch/% backend/cpu/% backend/backend.o format/% engine/sample.o),$(SRC:%.c=$B/%.o)) $B/third_party/yyjson/yyjson.o
 CLI_OBJ  := $(CLI_SRC:%.c=$B/%.o) $B/src/cli/default_model.o
 TESTS    := $(patsubst %.c,$B/%,$(shell find tests -name 'test_*.c'))
 BENCHES  := $(patsubst %.c,$B/%,$(wildcard bench/*.c))
@@ -55,9 +65,13 @@ FORMATTED = $(shell git ls-files '*.c' '*.h' ':!third_party')
 .SECONDARY:
 all: $B/upg $B/libupg.a $B/libupg.so
 
+$B/%_sse41.o: ISA_FLAGS = $(SSE41_FLAGS)
 $B/%_avx2.o: ISA_FLAGS = $(AVX2_FLAGS)
+$B/%_avxvnni.o: ISA_FLAGS = $(AVXVNNI_FLAGS)
 $B/%_avx512.o: ISA_FLAGS = $(AVX512_FLAGS)
 $B/%_amx.o: ISA_FLAGS = $(AVX512_FLAGS) -mamx-tile -mamx-int8
+$B/%_dotprod.o: ISA_FLAGS = $(DOTPROD_FLAGS)
+$B/%_i8mm.o: ISA_FLAGS = $(I8MM_FLAGS)
 $B/%.o: %.c
 	@mkdir -p $(@D)
 	$(if $V,,@echo "  CC   $@")
@@ -85,6 +99,15 @@ $B/upg: $(CLI_OBJ) $B/libupg.a
 $B/tests/%: $B/tests/%.o $B/libupg.a
 	$(if $V,,@echo "  LD   $@")
 	$Q$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ -lcmocka -lpcre2-8 $(LIBS) -o $@
+define LINK_ISA
+	@mkdir -p $(@D)
+	$(if $V,,@echo "  LD   $@")
+	$Q$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ $(LIBS) -o $@
+endef
+$B/isa/%: $B/tests/isa/%.o $B/libupg.a
+	$(LINK_ISA)
+$B/isa/%: $B/tests/program/%.o $B/libupg.a
+	$(LINK_ISA)
 # Tests of the command's own parts, all but its main().
 $B/libcli.a: $(filter-out %/main.o,$(CLI_OBJ))
 	$(if $V,,@echo "  AR   $@")
@@ -101,7 +124,7 @@ setup:
 	tools/setup.sh demo test bench fuzz
 demo: $B/upg
 	tools/demo.sh $B/upg
-test: $B/upg $(TESTS)
+test: $B/upg $(TESTS) $B/isa/logits
 	tests/run.sh $B
 bench: $B/upg $(BENCHES)
 	bench/run.sh $B

@@ -62,7 +62,6 @@ static void fill(uint8_t *p, size_t n, bool int8) {
 }
 
 static void one_encoding(bench *b, upg_pool *pool, upg_encoding encoding, int s, double bandwidth) {
-    static const char *const isas[] = {"amx", "avx512", "avx2"};
     b->w.encoding = encoding;
     b->w.s = s;
     b->w.bytes = upg_encoded_bytes(encoding, s, b->w.rows, b->w.cols);
@@ -71,15 +70,16 @@ static void one_encoding(bench *b, upg_pool *pool, upg_encoding encoding, int s,
     fill(data, b->w.bytes, encoding == UPG_INT8);
     b->w.data = data;
     double weights = (double)b->w.rows * (double)b->w.cols;
-    for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
-        if (!(b->kernels = upg_cpu_kernels_for(isas[i], NULL))) continue;
+    for (size_t i = 0; upg_cpu_all[i] != &upg_cpu_scalar; i++) {
+        b->kernels = upg_cpu_all[i];
+        if (!b->kernels->supported()) continue;
         for (int rows = 1; rows <= MAX_BATCH; rows *= 8) {
             b->l.n_rows = rows;
             double t = median_seconds(pool, linear_task, b, (int)((b->w.rows + 255) / 256));
-            printf("%-7s K=%-3g %-6s batch %2d: %7.2f Gweights/s %7.2f GB/s of codes (%3.0f%% of read bandwidth) %8.1f "
+            printf("%-7s K=%-3g %-7s batch %2d: %7.2f Gweights/s %7.2f GB/s of codes (%3.0f%% of read bandwidth) %8.1f "
                    "GMAC/s\n",
-                   encoding == UPG_INT8 ? "int8" : "trellis", encoding == UPG_INT8 ? 8.0 : s / 2.0, isas[i], rows,
-                   weights / t * 1e-9, (double)b->w.bytes / t * 1e-9, 100 * (double)b->w.bytes / t / bandwidth,
+                   encoding == UPG_INT8 ? "int8" : "trellis", encoding == UPG_INT8 ? 8.0 : s / 2.0, b->kernels->isa,
+                   rows, weights / t * 1e-9, (double)b->w.bytes / t * 1e-9, 100 * (double)b->w.bytes / t / bandwidth,
                    weights * rows / t * 1e-9);
         }
     }

@@ -11,7 +11,7 @@ typedef struct upg_backend_options {
     int n_positions; // context: positions are below this
     int n_blocks;    // KV blocks of 256 positions in the pool
     upg_pool *pool;  // threads, shared, outlives the backend
-    const char *isa; // CPU path to force ("scalar", "avx2", "avx512"), or NULL for the best
+    const char *isa; // CPU path to force ("scalar", "avx2", ...), or NULL for the best
 } upg_backend_options;
 
 // A batch. Rows of one sequence are in order of position, each position following the last one stored for that

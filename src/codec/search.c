@@ -111,13 +111,20 @@ static bool has_avx512(void) {
 }
 #endif
 
+// Best first. An instruction set that only the CPU backend knows searches with the best below it.
 static const kernel kernels[] = {
-// best first
 #ifdef __x86_64__
     {"avx512", 32, has_avx512, upg_search_step_avx512, upg_search_pruned_avx512},
     {"avx2", 16, has_avx2, upg_search_step_avx2, upg_search_pruned_avx2},
+    {"avxvnni", 16, has_avx2, upg_search_step_avx2, upg_search_pruned_avx2},
+    {"sse41", 0, always, step_scalar, pruned_scalar},
 #endif
     {"scalar", 0, always, step_scalar, pruned_scalar},
+#ifdef __aarch64__
+    {"neon", 0, always, step_scalar, pruned_scalar},
+    {"dotprod", 0, always, step_scalar, pruned_scalar},
+    {"i8mm", 0, always, step_scalar, pruned_scalar},
+#endif
 };
 
 static const kernel *find_kernel(const char *isa, upg_error *e) {
@@ -132,7 +139,7 @@ static const kernel *find_kernel(const char *isa, upg_error *e) {
             return NULL;
         }
     }
-    upg_fail(e, "trellis search: unknown instruction set '%s' (scalar, avx2 or avx512)", isa);
+    upg_fail(e, "trellis search: unknown instruction set '%s'", isa);
     return NULL;
 }
 

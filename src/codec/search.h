@@ -11,7 +11,7 @@ typedef enum upg_search_mode {
 } upg_search_mode;
 
 typedef struct upg_search upg_search; // workspace of one thread for one S: 1.7 MB at S = 6, 4.8 MB at S = 4
-// isa: "scalar", "avx2", "avx512", or NULL for the environment's UPG_ISA, else the best here.
+// isa: "scalar", "avx2" or another that UPG_ISA may name, or NULL for the environment's UPG_ISA, else the best here.
 upg_search *upg_search_new(int s, const char *isa, upg_error *e);
 void upg_search_free(upg_search *search);
 

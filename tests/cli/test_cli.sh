@@ -17,8 +17,8 @@ has() { $python -c 'import json, sys; d = json.load(open(sys.argv[1])); sys.exit
 size() { wc -c <"$1" | tr -d ' '; }
 
 compress "$stories" -o "$small" --layer-bits 3 -q >/dev/null || echo "not ok compress"
-isas=scalar
-for isa in avx2 avx512; do
+isas=
+for isa in $(UPG_ISA=none "$upg" run "$small" -n 0 -p a -q 2>&1 | sed -n 's/.*one of //p' | tr -d ,); do
     if UPG_ISA=$isa "$upg" run "$small" -n 0 -p a -q >/dev/null 2>&1; then isas="$isas $isa"; fi
 done
 

@@ -71,11 +71,6 @@ static subject *const subjects[] = {&int8,        &allocated,  &halves,   &low, 
                                     &sparse_head, &large_int8, &embedded, &smollm2, &mistral, &phi3,
                                     &phi4mini,    &llama,      &qwen2,    &qwen3};
 
-static const char *const isas[] = {"scalar", "avx2", "avx512", "amx"};
-static bool has_isa(const char *isa) {
-    return upg_cpu_kernels_for(isa, NULL) != NULL;
-}
-
 static void require(const subject *m) {
     if (m->model) return;
     print_message("%s\n", SANITIZED ? "too slow under sanitizers" : m->absent);
@@ -109,9 +104,9 @@ static void check(const subject *m, int threads, int chunk) {
 static void instruction_sets_threads_and_chunks(void **state) {
     const subject *m = *state;
     require(m);
-    for (size_t i = 0; i < COUNT(isas); i++) {
-        if (!has_isa(isas[i])) continue;
-        setenv("UPG_ISA", isas[i], 1);
+    for (size_t i = 0; upg_cpu_all[i]; i++) {
+        if (!upg_cpu_all[i]->supported()) continue;
+        setenv("UPG_ISA", upg_cpu_all[i]->isa, 1);
         check(m, 1, N);
         check(m, 2, 64);
         check(m, 3, 7);
@@ -123,9 +118,7 @@ static void instruction_sets_threads_and_chunks(void **state) {
 static void threads_times_chunks(void **state) {
     const subject *m = *state;
     require(m);
-    size_t best = COUNT(isas) - 1;
-    while (!has_isa(isas[best])) best--;
-    setenv("UPG_ISA", isas[best], 1);
+    setenv("UPG_ISA", upg_cpu_kernels_for(NULL, NULL)->isa, 1);
     for (int threads = 1; threads <= 3; threads++) {
         const int chunks[] = {1, 7, 64, N};
         for (size_t k = 0; k < COUNT(chunks); k++) check(m, threads, chunks[k]);

@@ -14,15 +14,14 @@
 #include "backend/cpu/cpu.h"
 #include "base/thread.h"
 
-static const upg_cpu_kernels *const all_paths[] = {
-    &upg_cpu_scalar, // first: the others are compared with it
-#if defined(__x86_64__)
-    &upg_cpu_avx2,
-    &upg_cpu_amx,
-    &upg_cpu_avx512,
-#endif
-};
-enum { N_PATHS = sizeof all_paths / sizeof *all_paths };
+// The p-th of this processor's instruction sets, or NULL. The first is scalar: the others are compared with it.
+static inline const upg_cpu_kernels *path(int p) {
+    int n = 0;
+    while (upg_cpu_all[n]) n++;
+    while (n--)
+        if (upg_cpu_all[n]->supported() && !p--) return upg_cpu_all[n];
+    return NULL;
+}
 
 static struct report {
     char where[160]; // what is being checked

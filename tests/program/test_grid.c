@@ -109,25 +109,24 @@ static batch fill_batch(int cols) {
     return x;
 }
 
-// One superband: every path, every batch size and (alone) every row against the scalar path's rows. A path may write
-// the superband's rows only, so the rest of y is compared too.
-static void compare_superband(const upg_tensor *w, const batch *x, int64_t sb) {
-    static const int sizes[] = {2, 3, 4, 5, 8, 16, 17, 64, MAX_BATCH};
-    size_t stride = (size_t)w->rows + 3, bytes = stride * MAX_BATCH * sizeof(float);
-    float *want = zeroed(stride * MAX_BATCH, sizeof *want), *y = zeroed(stride * MAX_BATCH, sizeof *y);
+// One superband: every path, every batch size up to `most` and (alone) every row against the scalar path's rows. A path
+// may write the superband's rows only, so the rest of y is compared too.
+static void compare_superband(const upg_tensor *w, const batch *x, int most, int64_t sb) {
+    static const int sizes[] = {2, 3, 4, 5, 8, 16, 17, 33, 64, MAX_BATCH};
+    size_t all = (size_t)most, stride = (size_t)w->rows + 3, bytes = stride * all * sizeof(float);
+    float *want = zeroed(stride * all, sizeof *want), *y = zeroed(stride * all, sizeof *y);
     memset(want, 0xff, bytes);
-    linear_rows(&upg_cpu_scalar, w, x, 0, MAX_BATCH, sb, want, stride);
-    for (int p = 0; p < N_PATHS; p++) {
-        if (!all_paths[p]->supported()) continue;
-        at("linear %s S=%d %lldx%lld superband %lld", all_paths[p]->isa, w->s, (long long)w->rows, (long long)w->cols,
+    linear_rows(&upg_cpu_scalar, w, x, 0, most, sb, want, stride);
+    for (int p = 0; path(p); p++) {
+        at("linear %s S=%d %lldx%lld superband %lld", path(p)->isa, w->s, (long long)w->rows, (long long)w->cols,
            (long long)sb);
         memset(y, 0xff, bytes);
-        for (int row = 0; row < MAX_BATCH && (p || row < 2); row++)
-            linear_rows(all_paths[p], w, x, row, 1, sb, y + (size_t)row * stride, stride);
-        same("one row", y, want, stride * (p ? MAX_BATCH : 2), sizeof *y);
-        for (size_t i = 0; p && i < sizeof sizes / sizeof *sizes; i++) {
+        for (int row = 0; row < most && (p || row < 2); row++)
+            linear_rows(path(p), w, x, row, 1, sb, y + (size_t)row * stride, stride);
+        same("one row", y, want, stride * (p ? all : 2), sizeof *y);
+        for (size_t i = 0; p && i < sizeof sizes / sizeof *sizes && sizes[i] <= most; i++) {
             memset(y, 0xff, bytes);
-            linear_rows(all_paths[p], w, x, 0, sizes[i], sb, y, stride);
+            linear_rows(path(p), w, x, 0, sizes[i], sb, y, stride);
             same("a batch", y, want, stride * (size_t)sizes[i], sizeof *y);
         }
     }
@@ -135,13 +134,18 @@ static void compare_superband(const upg_tensor *w, const batch *x, int64_t sb) {
     upg_aligned_free(y);
 }
 
-static void compare_shape(int s, int64_t rows, int64_t cols, fill how) {
+enum { SMALL_BATCH = 17 };
+static void compare_batch(int s, int64_t rows, int64_t cols, fill how, int most) {
     upg_tensor w = matrix_new(s, rows, cols, how);
     batch x = fill_batch((int)cols);
-    compare_superband(&w, &x, 0);
-    if (superbands(&w) > 1) compare_superband(&w, &x, superbands(&w) - 1);
+    compare_superband(&w, &x, most, 0);
+    if (superbands(&w) > 1) compare_superband(&w, &x, most, superbands(&w) - 1);
     batch_free(&x);
     matrix_free(&w);
+}
+
+static void compare_shape(int s, int64_t rows, int64_t cols, fill how) {
+    compare_batch(s, rows, cols, how, SMALL_BATCH);
 }
 
 static const int encodings[] = {0, 4, 5, 6, 7, 8, SPARSE8, SPARSE4};
@@ -169,6 +173,14 @@ static void linear_partial_superbands(void *ctx, int task, int thread) {
             for (size_t j = 0; j < COUNT(cols); j++) compare_shape(encodings[e], 4096 + 16 * bands, cols[j], RANDOM);
 }
 
+// Batches of several tiles, whatever a tile is.
+static void linear_batches(void *ctx, int task, int thread) {
+    (void)ctx, (void)task, (void)thread;
+    static const int rows[] = {17, 256, 300}, cols[] = {64, 128, 512};
+    for (int e = 0; e < N_ENCODINGS; e += 2)
+        for (size_t i = 0; i < COUNT(rows); i++) compare_batch(encodings[e], rows[i], cols[i], RANDOM, MAX_BATCH);
+}
+
 static void linear_extremes(void *ctx, int task, int thread) {
     (void)ctx, (void)task, (void)thread;
     static const int rows[] = {257, 400}, cols[] = {64, 172, 512, 5120};
@@ -189,21 +201,19 @@ static void linear_large(void *ctx, int task, int thread) {
         float *first = zeroed(ROWS * BATCH, sizeof *first), *y = zeroed(ROWS * BATCH, sizeof *y);
         const upg_cpu_kernels *reference = NULL;
         for (int n_rows = 1; n_rows <= BATCH; n_rows += BATCH - 1, reference = NULL)
-            for (int p = 1; p < N_PATHS; p++) {
-                if (!all_paths[p]->supported()) continue;
-                at("linear %s S=%d 5120x17920, %d rows", all_paths[p]->isa, w.s, n_rows);
+            for (int p = 1; path(p); p++) {
+                at("linear %s S=%d 5120x17920, %d rows", path(p)->isa, w.s, n_rows);
                 float *to = reference ? y : first;
-                for (int64_t sb = 0; sb < superbands(&w); sb++)
-                    linear_rows(all_paths[p], &w, &x, 0, n_rows, sb, to, ROWS);
+                for (int64_t sb = 0; sb < superbands(&w); sb++) linear_rows(path(p), &w, &x, 0, n_rows, sb, to, ROWS);
                 if (reference)
                     same("y", y, first, (size_t)(ROWS * n_rows), sizeof *y);
                 else
-                    reference = all_paths[p];
+                    reference = path(p);
             }
         for (int64_t sb = 0; sb < superbands(&w); sb += 19) {
             at("linear scalar S=%d 5120x17920, superband %lld", w.s, (long long)sb);
             linear_rows(&upg_cpu_scalar, &w, &x, 0, 1, sb, y, ROWS);
-            if (N_PATHS > 1 && all_paths[1]->supported()) same("y", y + sb * 256, first + sb * 256, 256, sizeof *y);
+            if (path(1)) same("y", y + sb * 256, first + sb * 256, 256, sizeof *y);
         }
         upg_aligned_free(first);
         upg_aligned_free(y);
@@ -272,10 +282,9 @@ static void embedding_is_linear(void *ctx, int task, int thread) {
             in[j] = 1.0f;
             quantise_row(&upg_cpu_scalar, &x, 0, in, w.unrotated ? NULL : sign);
             in[j] = 0.0f;
-            for (int p = 0; p < N_PATHS; p++) {
-                if (!all_paths[p]->supported()) continue;
-                at("embedding %s S=%d, %d columns", all_paths[p]->isa, w.s, n_cols);
-                linear_rows(all_paths[p], &w, &x, 0, 1, 0, y, ROWS);
+            for (int p = 0; path(p); p++) {
+                at("embedding %s S=%d, %d columns", path(p)->isa, w.s, n_cols);
+                linear_rows(path(p), &w, &x, 0, 1, 0, y, ROWS);
                 for (int i = 0; i < ROWS; i++) {
                     double want = rows[i * n_cols + j], error = fabs((double)y[i] - want);
                     if (error > 5 * 0x1p-24 * fabs(want)) differ("W[%d][%d] is %a, not %a", i, j, y[i], want);
@@ -308,10 +317,10 @@ static void forged_masks(void *ctx, int task, int thread) {
         w.data = file;
         for (int byte = 0; byte < 256; byte += 255) {
             memset(file, byte, w.bytes + 64);
-            for (int p = 0; p < N_PATHS; p++)
-                for (int64_t sb = 0; all_paths[p]->supported() && sb < superbands(&w); sb++)
+            for (int p = 0; path(p); p++)
+                for (int64_t sb = 0; sb < superbands(&w); sb++)
                     for (int n_rows = 1; n_rows <= 2; n_rows++)
-                        linear_rows(all_paths[p], &w, &x, 0, n_rows, sb, y, (size_t)w.rows);
+                        linear_rows(path(p), &w, &x, 0, n_rows, sb, y, (size_t)w.rows);
             upg_embed(&w, (int32_t)w.rows - 1, sign, v, y);
         }
         w.data = NULL;
@@ -413,25 +422,24 @@ static void compare_quantise(const upg_cpu_kernels *k, data how, int cols, bool 
 
 static void row_ops(void *ctx, int task, int thread) {
     (void)ctx, (void)task, (void)thread;
-    for (int p = 1; p < N_PATHS; p++)
-        for (size_t i = 0; all_paths[p]->supported() && i < COUNT(widths); i++)
+    for (int p = 1; path(p); p++)
+        for (size_t i = 0; i < COUNT(widths); i++)
             for (int how = 0; how < N_DATA; how++)
                 for (int again = 0; again < (widths[i] < 1000 ? 8 : 2); again++) {
-                    compare_row_ops(all_paths[p], (data)how, widths[i]);
-                    compare_quantise(all_paths[p], (data)how, widths[i], again % 2, true);
-                    compare_quantise(all_paths[p], (data)how, widths[i], again % 2, false);
+                    compare_row_ops(path(p), (data)how, widths[i]);
+                    compare_quantise(path(p), (data)how, widths[i], again % 2, true);
+                    compare_quantise(path(p), (data)how, widths[i], again % 2, false);
                 }
 }
 
 // exp at about a million of the bit patterns that are numbers, infinities included.
 static void exp_everywhere(void *ctx, int task, int thread) {
     (void)ctx, (void)task, (void)thread;
-    for (int p = 1; p < N_PATHS; p++) {
-        if (!all_paths[p]->supported()) continue;
-        at("exp %s", all_paths[p]->isa);
+    for (int p = 1; path(p); p++) {
+        at("exp %s", path(p)->isa);
         for (uint32_t u = 0; u <= 0x7f800000u; u += 2039)
             for (uint32_t negative = 0; negative < 2; negative++) {
-                float x = upg_float(u | negative << 31), want = upg_cpu_scalar.exp(x), got = all_paths[p]->exp(x);
+                float x = upg_float(u | negative << 31), want = upg_cpu_scalar.exp(x), got = path(p)->exp(x);
                 same("exp", &got, &want, 1, sizeof got);
             }
     }
@@ -463,10 +471,10 @@ static void compare_heads(const upg_cpu_kernels *k, data how, int dim) {
 
 static void heads(void *ctx, int task, int thread) {
     (void)ctx, (void)task, (void)thread;
-    for (int p = 1; p < N_PATHS; p++)
-        for (size_t i = 0; all_paths[p]->supported() && i < COUNT(dims); i++)
+    for (int p = 1; path(p); p++)
+        for (size_t i = 0; i < COUNT(dims); i++)
             for (int how = 0; how < N_DATA; how++)
-                for (int again = 0; again < 20; again++) compare_heads(all_paths[p], (data)how, dims[i]);
+                for (int again = 0; again < 20; again++) compare_heads(path(p), (data)how, dims[i]);
 }
 
 enum { DEPTH = 700, N_KV = 2, POOL = 7 };
@@ -512,8 +520,7 @@ static int8_t *fill_queries(int dim, data how, bool extreme, float *scale) {
 
 // One query after another against all at once, in spans of several rows and heads, on every path.
 static void compare_attention(int dim, data keys, data vals, bool extreme) {
-    static const int positions[] = {0, 1, 254, 255, 256, 257, 509, 600, DEPTH - MAX_ROWS},
-                     windows[] = {0, 1, 7, 256, 300};
+    static const int positions[] = {0, 1, 250, 256, 509, DEPTH - MAX_ROWS}, windows[] = {0, 1, 7, 300};
     static const struct { int rows, heads; } spans[] = {{1, 1}, {1, 4}, {3, ROW_HEADS}, {MAX_ROWS, 4}, {MAX_ROWS, 1}};
     static const int32_t blocks[] = {5, 0, 3};
     static float scale[MAX_ROWS * ROW_HEADS], want[MAX_ROWS * ROW_HEADS * UPG_MAX_HEAD_DIM],
@@ -544,14 +551,13 @@ static void compare_attention(int dim, data keys, data vals, bool extreme) {
         a.q = q;
         a.q_scale = scale;
         a.out = got;
-        for (size_t j = 0; j < COUNT(spans) * N_PATHS; j++) {
-            const upg_cpu_kernels *path = all_paths[j % N_PATHS];
-            if (!path->supported()) continue;
-            a.rows = spans[j / N_PATHS].rows;
-            a.heads = spans[j / N_PATHS].heads;
-            at("attend %s dim %d, kinds %d and %d, position %d, window %d, %d rows of %d heads", path->isa, dim, keys,
+        for (size_t j = 0; path((int)(j / COUNT(spans))); j++) {
+            const upg_cpu_kernels *k = path((int)(j / COUNT(spans)));
+            a.rows = spans[j % COUNT(spans)].rows;
+            a.heads = spans[j % COUNT(spans)].heads;
+            at("attend %s dim %d, kinds %d and %d, position %d, window %d, %d rows of %d heads", k->isa, dim, keys,
                vals, position, a.window, a.rows, a.heads);
-            path->attend(&a);
+            k->attend(&a);
             for (int r = 0; r < a.rows; r++)
                 same("out", got + r * ROW_HEADS * dim, want + r * ROW_HEADS * dim, (size_t)(a.heads * dim),
                      sizeof *got);
@@ -582,6 +588,10 @@ static void test_linear_edges(void **state) {
     assert_int_equal(shifts_seen, 0x7fff); // every d_g 0..14 occurred
 }
 // A last superband of any number of bands.
+static void test_linear_batches(void **state) {
+    (void)state;
+    check_flushed(linear_batches, NULL);
+}
 static void test_linear_partial_superbands(void **state) {
     (void)state;
     check_flushed(linear_partial_superbands, NULL);
@@ -628,6 +638,7 @@ static void test_attention(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear_scalar_is_section_4),
                                        cmocka_unit_test(test_linear_edges),
+                                       cmocka_unit_test(test_linear_batches),
                                        cmocka_unit_test(test_linear_partial_superbands),
                                        cmocka_unit_test(test_linear_extremes),
                                        cmocka_unit_test(test_linear_large),

@@ -165,12 +165,11 @@ static inline void check_cases(void *ctx, int task, int thread) {
     yyjson_val *cases = yyjson_obj_get(yyjson_doc_get_root(vectors), k->name), *c;
     at("%s", k->name);
     if (!yyjson_arr_size(cases)) differ("no cases");
-    for (int p = 0; p < (k->every_path ? N_PATHS : 1); p++) {
-        if (!all_paths[p]->supported()) continue;
+    for (int p = 0; path(p) && (k->every_path || !p); p++) {
         size_t i, n;
         yyjson_arr_foreach(cases, i, n, c) {
-            at("%s case %zu, %s", k->name, i, all_paths[p]->isa);
-            k->check(c, all_paths[p]);
+            at("%s case %zu, %s", k->name, i, path(p)->isa);
+            k->check(c, path(p));
             release_kept();
         }
     }

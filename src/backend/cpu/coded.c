@@ -63,25 +63,44 @@ int upg_scratch_take(upg_scratch *s, upg_arena *from, int max_rows, int max_inpu
     return s->row.q_sum ? 0 : -1;
 }
 
-const upg_cpu_kernels *upg_cpu_kernels_for(const char *isa, upg_error *e) {
-    static const upg_cpu_kernels *const all[] = {
 #if defined(__x86_64__)
-        &upg_cpu_amx,
-        &upg_cpu_avx512,
-        &upg_cpu_avx2,
+extern const upg_cpu_kernels upg_cpu_amx, upg_cpu_avx512, upg_cpu_avxvnni, upg_cpu_avx2, upg_cpu_sse41;
+#elif defined(__aarch64__)
+extern const upg_cpu_kernels upg_cpu_i8mm, upg_cpu_dotprod, upg_cpu_neon;
 #endif
-        &upg_cpu_scalar
-    };
+const upg_cpu_kernels *const upg_cpu_all[] = {
+#if defined(__x86_64__)
+    &upg_cpu_amx,     &upg_cpu_avx512,
+    &upg_cpu_avxvnni, &upg_cpu_avx2,
+    &upg_cpu_sse41,
+#elif defined(__aarch64__)
+    &upg_cpu_i8mm,   &upg_cpu_dotprod,
+    &upg_cpu_neon,
+#endif
+    &upg_cpu_scalar,  NULL,
+};
+
+static void unknown(const char *isa, upg_error *e) {
+    char names[128] = "";
+    for (size_t i = 0; upg_cpu_all[i]; i++) {
+        strcat(names, i ? ", " : "");
+        strcat(names, upg_cpu_all[i]->isa);
+    }
+    upg_fail(e, "UPG_ISA=%s: unknown; one of %s", isa, names);
+}
+
+const upg_cpu_kernels *upg_cpu_kernels_for(const char *isa, upg_error *e) {
     if (!isa) isa = getenv("UPG_ISA");
     bool any = !isa || !*isa;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        if (!any && strcmp(all[i]->isa, isa)) continue;
-        if (all[i]->supported()) return all[i];
+    for (size_t i = 0; upg_cpu_all[i]; i++) {
+        const upg_cpu_kernels *k = upg_cpu_all[i];
+        if (!any && strcmp(k->isa, isa)) continue;
+        if (k->supported()) return k;
         if (!any) {
             upg_fail(e, "UPG_ISA=%s: this processor has not got it", isa);
             return NULL;
         }
     }
-    upg_fail(e, "UPG_ISA=%s: unknown; one of scalar, avx2, avx512, amx", isa);
+    unknown(isa, e);
     return NULL;
 }

@@ -63,7 +63,9 @@ typedef struct upg_cpu_kernels {
     void (*linear)(const upg_linear *l, int64_t sb, upg_scratch *scratch);
 } upg_cpu_kernels;
 
-extern const upg_cpu_kernels upg_cpu_scalar, upg_cpu_avx2, upg_cpu_avx512, upg_cpu_amx;
+extern const upg_cpu_kernels upg_cpu_scalar;
+// Every instruction set of this build, whether this processor has it or not; best first, scalar last, then NULL.
+extern const upg_cpu_kernels *const upg_cpu_all[];
 // isa NULL: the environment's UPG_ISA, else the best this machine has.
 const upg_cpu_kernels *upg_cpu_kernels_for(const char *isa, upg_error *e);
 

@@ -10,6 +10,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+extern const upg_cpu_kernels upg_cpu_avx512; // does what is here not done
+
 enum { HALF = 8, CHUNK = 64, TILE_ROWS = 16 };
 // Tile registers, as the intrinsics want them: the sums of two blocks of rows of the batch, those rows' inputs, and up
 // to four tiles of weights. Two blocks go side by side because a product waits long for the one before it.
