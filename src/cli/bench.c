@@ -2,6 +2,7 @@
 // without a name is bench_model.c.
 #include "cli/bench.h"
 #include "engine/shape.h"
+#include "program/numbers.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +10,7 @@
 static const struct {
     const char *name;
     const cli_verb *verb;
-} benches[] = {{"spmv", &cli_bench_spmv}};
+} benches[] = {{"ops", &cli_bench_ops}, {"spmv", &cli_bench_spmv}};
 
 const cli_verb *bench_find(const char *name) {
     for (size_t i = 0; i < sizeof benches / sizeof *benches; i++)
@@ -104,6 +105,10 @@ const char *bench_source_name(const bench_source *s, const char *model, char out
     int n = snprintf(out, 96, "%s shape", s->shape);
     if (s->layers) snprintf(out + n, 96 - (size_t)n, ", %d layer%s", s->layers, s->layers > 1 ? "s" : "");
     return out;
+}
+
+int32_t bench_token(const upg_model *m, int position) {
+    return (int32_t)(upg_splitmix64(1, (uint64_t)position) % (uint64_t)upg_model_vocab_size(m));
 }
 
 // ---- Rows of times ----

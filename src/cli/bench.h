@@ -1,9 +1,9 @@
 // What benchmarks share: rows of times, options, and what the machine gives.
 #pragma once
-#include "base/thread.h"
+#include "backend/backend.h"
 #include "cli/cli.h"
 
-extern const cli_verb cli_bench_spmv;
+extern const cli_verb cli_bench_layers, cli_bench_ops, cli_bench_spmv;
 // The benchmark of that name, a verb of its own, or NULL.
 const cli_verb *bench_find(const char *name);
 
@@ -35,6 +35,8 @@ int bench_source_check(const bench_source *s, const char *model, const cli_verb 
 upg_model *bench_source_open(const bench_source *s, const char *model, upg_error *e);
 // "phi-4 shape, 2 layers", or the file's name.
 const char *bench_source_name(const bench_source *s, const char *model, char out[96]);
+
+int32_t bench_token(const upg_model *m, int position); // a random one, the same every time
 
 // ---- Rows of times ----
 
@@ -78,3 +80,36 @@ typedef struct bench_energy { // counters of the processors' packages
 #define BENCH_POWERCAP "/sys/class/powercap"
 void bench_energy_open(bench_energy *m, const char *folder);
 double bench_energy_joules(bench_energy *m); // since opened or asked before; 0 if not readable
+
+// ---- Ops one by one (bench_profile.c) ----
+
+// One sequence in a backend of its own, which times every op.
+typedef struct bench_profile {
+    const upg_model *model;
+    upg_pool *pool;
+    upg_backend *backend;
+    double *seconds; // [n_ops] of the last run
+    upg_arena memory;
+    int32_t *tokens, *positions, *table; // [max_rows], [max_rows], [blocks]
+    const int32_t **blocks;              // [max_rows]
+    uint8_t *wants;                      // [max_rows]
+    int max_rows;
+} bench_profile;
+int bench_profile_new(bench_profile *p, const upg_model *m, int n_threads, int max_rows, int n_positions, upg_error *e);
+void bench_profile_free(bench_profile *p);
+// Random tokens at positions first..first+n-1, n at most max_rows; those before must have been run. logits: of the
+// last.
+int bench_profile_run(bench_profile *p, int first, int n, bool logits, upg_error *e);
+int bench_profile_fill(bench_profile *p, int n, upg_error *e); // positions 0..n-1
+// Products a second of the fastest matrix over a batch of many rows.
+int bench_peak_products(const upg_model *m, int n_threads, double *speed, upg_error *e);
+
+// ---- Pictures (bench_roofline.c) ----
+
+typedef struct bench_point {
+    char name[96];
+    double intensity, speed; // products a byte of weights, products a second
+} bench_point;
+// bandwidth: bytes a second; peak: products a second.
+int bench_roofline_write(const char *path, const char *title, const bench_point *points, int n, double bandwidth,
+                         double peak, upg_error *e);
