@@ -30,6 +30,8 @@ typedef struct bench_source { // which model
     double bits, layer_bits;
 } bench_source;
 extern const cli_option bench_source_options[];
+int bench_set_shape(const cli_option *o, void *source, const char *text, upg_error *e);
+int bench_set_layer_bits(const cli_option *o, void *source, const char *text, upg_error *e);
 // -1, or the exit status if options and MODEL do not go together.
 int bench_source_check(const bench_source *s, const char *model, const cli_verb *verb);
 upg_model *bench_source_open(const bench_source *s, const char *model, upg_error *e);
@@ -53,10 +55,29 @@ typedef struct bench_rows {
 int bench_rows_add(bench_rows *rows, const char *name, int size, double *seconds, int n, upg_error *e);
 void bench_rows_free(bench_rows *rows);
 
+// "GROUP/NAME_SIZE time: [low mid high]"; then, for each name that has several sizes, how time grows with size. In JSON
+// rows are elements of a list that the exponents close, and the object around it.
+void bench_print_row(bench_output o, const char *group, const bench_row *row, bool first);
+void bench_print_exponents(bench_output o, const char *group, const bench_rows *rows);
+
 const char *bench_time(double seconds, char out[32]); // "1.0812 ms"
 double bench_median(double *values, int n);           // they are put in order
 double bench_mean(const double *values, int n);
 double bench_deviation(const double *values, int n); // of the sample; 0 for one value
+
+// ---- Python beside it (bench_python.c) ----
+
+bool bench_python_is_there(const char *command);
+typedef struct bench_python {
+    const char *command;
+    char folder[256], script[300], data[300]; // data: a file that the script may be given
+} bench_python;
+int bench_python_open(bench_python *p, const char *command, upg_error *e);
+// Runs a script whose arguments are data's path and what arguments says. It prints lines "row NAME SECONDS...", which
+// become rows of that size, and "note ...", which are shown on standard error if wanted.
+int bench_python_run(bench_python *p, const char *script, const char *arguments, int size, bool notes, bench_rows *rows,
+                     upg_error *e);
+void bench_python_close(bench_python *p);
 
 // ---- The machine (bench_machine.c) ----
 

@@ -387,7 +387,7 @@ static int run(int argc, char **argv) {
 
 const cli_verb cli_bench = {
     .name = "bench",
-    .summary = "measure speed: of a model, its ops, or spmv",
+    .summary = "measure speed: of a model, its layers and ops, or spmv",
     .arguments = "[MODEL] [OPTIONS]",
     .about =
         "Rows are those of llama-bench: pp512 runs a prompt of 512 tokens, tg128 generates 128 one by one, \"@ "
@@ -395,8 +395,9 @@ const cli_verb cli_bench = {
         "after 4096 others, \"b4\" in 4 sequences together (all their tokens count). Speeds are mean and standard\n"
         "deviation of the repetitions, which alternate between the rows. GB/s are the weights' bytes; share is\n"
         "theirs of what the same threads read from memory, measured before each repetition.\n\n"
-        "upg bench ops    where the time goes, op by op\n"
-        "upg bench spmv   a matrix times a vector in every encoding, beside NumPy, SciPy and plain Python\n",
+        "upg bench layers time of a layer, beside NumPy and plain Python, and how it grows\n"
+        "upg bench ops     where the time goes, op by op\n"
+        "upg bench spmv    a matrix times a vector in every encoding, beside NumPy, SciPy and plain Python\n",
     .groups = {{table, 0}, {bench_source_options, offsetof(options, source)}},
     .max_args = 1,
     .run = run};

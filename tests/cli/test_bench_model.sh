@@ -63,6 +63,23 @@ ops = {r["op"]: r for r in d["ops"]}
 assert ops["mlp.down_proj"]["ops"] == 2 and ops["mlp.down_proj"]["row_gweights"] >= 0 and ops["add"]["row_gweights"] is None
 END_PY
 }
+layers="--shape smollm2-135m --sizes 128,256 --counts 1,2"
+layers() {
+    exits 0 "$upg" bench layers $layers -r 1 --no-baselines && grep -qE '^UPG +[0-9.]+ ' "$work/out" && grep -q '^UPG_Layers/hidden_256 *time: *\[' "$work/out" &&
+        grep -q '^UPG_Layers/layers *time grows as N^' "$work/out" && exits 0 "$upg" bench layers $layers -r 1 -o md --layer-bits 8 --python no/such/python &&
+        says "no/such/python is not there" && grep -q '^| layers_2 |' "$work/out" && exits 0 "$upg" bench layers $layers -r 1 --no-baselines -o csv &&
+        [ "$(wc -l <"$work/out")" = 6 ] && exits 2 "$upg" bench layers --sizes 100 && exits 2 "$upg" bench layers --shape gpt-5 && exits 2 "$upg" bench layers "$stories"
+}
+layers_json() {
+    "$upg" bench layers $layers -r 1 -o json --python "$python" >"$work/json" 2>"$work/err" && "$python" - "$work/json" <<'END_PY'
+import json, sys
+d = json.load(open(sys.argv[1]))
+names = [r["name"] for r in d["engines"]]
+assert names in (["upg", "python"], ["upg", "numpy", "python"]), names
+assert all(abs(r["model"] / r["layer"] / d["layers"] - 1) < 1e-3 for r in d["engines"]) and d["layers"] == 30
+assert [r["name"] for r in d["rows"]] == ["hidden_128", "hidden_256", "layers_1", "layers_2"] and set(d["exponents"]) == {"hidden", "layers"}
+END_PY
+}
 check "bench of the default model" default_model
 check "bench of a shape" shapes
 checkpy "bench: JSON and CSV" formats
@@ -70,3 +87,5 @@ check "bench refuses" refusals
 checkpy "bench --plot" roofline
 check "bench ops" ops
 checkpy "bench ops: JSON and CSV" ops_formats
+check "bench layers" layers
+checkpy "bench layers beside Python" layers_json
