@@ -326,6 +326,7 @@ static int run_model(bench *b, upg_error *e) {
     b->max_batch = generated ? bench_list_max(&o->batches) : 1;
     b->context = bench_list_max(&o->depths) + (prompt > generated ? prompt : generated);
     bench_energy_open(&b->energy, BENCH_POWERCAP);
+    if (o->source.shape) cli_progress_show(&b->progress, 0, "making weights");
     if (!(b->block = bench_memory_new(e)) || !(b->model = bench_source_open(&o->source, o->model, e))) return -1;
     for (int i = 0; i < o->threads.n; i++)
         if (add_rows(b, o->threads.value[i] ? o->threads.value[i] : upg_cpu_count(), e)) return -1;
