@@ -53,9 +53,7 @@ static int add_row(bench *b, const upg_shape *shape, int layers, const char *nam
     small.vocabulary = WORDS;
     bench_profile p = {0};
     double *seconds = upg_alloc((size_t)b->o->repeats, sizeof *seconds, e);
-    upg_model *m =
-        seconds ? upg_model_of_shape(&small, layers, b->o->source.layer_bits > 0 ? b->o->source.layer_bits : 3, 0, e)
-                : NULL;
+    upg_model *m = seconds ? upg_model_of_shape(&small, layers, b->o->source.layer_bits, 0, e) : NULL;
     int rc = m ? bench_profile_new(&p, m, b->o->n_threads, 1, 1, e) : -1;
     if (!rc) rc = measure(b, &p, seconds, e);
     if (!rc) rc = bench_rows_add(rows, name, size, seconds, b->o->repeats, e);
@@ -173,7 +171,7 @@ static void print_engines(const bench *b) {
     bench_output o = b->o->output;
     char head[160], all[32];
     snprintf(head, sizeof head, "%s's layer, %g bits; %s, %d threads; one token at position 0", s->name,
-             b->o->source.layer_bits > 0 ? b->o->source.layer_bits : 3, b->isa, b->n_threads);
+             b->o->source.layer_bits, b->isa, b->n_threads);
     snprintf(all, sizeof all, "%d layers", s->layers);
     if (o == BENCH_TEXT) printf("%s\n%-32s %12s %12s %10s\n", head, "", "a layer", all, "tok/s");
     if (o == BENCH_MARKDOWN) printf("**%s**\n\n| | a layer | %s | tok/s |\n|---|---:|---:|---:|\n", head, all);
@@ -239,7 +237,7 @@ static const cli_option table[] = {
     {0}};
 
 static int run(int argc, char **argv) {
-    options o = {.source.shape = "phi-4",
+    options o = {.source = {.shape = "phi-4", .layer_bits = 3},
                  .sizes = {{512, 1024, 2048, 4096, 5120}, 5},
                  .counts = {{1, 2, 4, 8}, 4},
                  .repeats = 10,
