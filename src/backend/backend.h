@@ -12,6 +12,7 @@ typedef struct upg_backend_options {
     int n_blocks;    // KV blocks of 256 positions in the pool
     upg_pool *pool;  // threads, shared, outlives the backend
     const char *isa; // CPU path to force ("scalar", "avx2", ...), or NULL for the best
+    double *seconds; // [n_ops] the time that each op of the program takes is added here; NULL: nothing is timed
 } upg_backend_options;
 
 // A batch. Rows of one sequence are in order of position, each position following the last one stored for that
@@ -46,6 +47,13 @@ struct upg_backend {
 extern const upg_backend_api upg_backend_cpu;  // exact integer inference of compressed weights
 extern const upg_backend_api upg_backend_fp32; // original weights in fp32, for reference
 
+// Around op i of the program.
+static inline double upg_op_begin(const upg_backend_options *o) {
+    return o->seconds ? upg_now() : 0;
+}
+static inline void upg_op_end(const upg_backend_options *o, int i, double begin) {
+    if (o->seconds) o->seconds[i] += upg_now() - begin;
+}
 // Refuses a batch that does not fit the options or has tokens or positions out of range.
 int upg_batch_check(const upg_batch *batch, const upg_config *c, const upg_backend_options *options, upg_error *e);
 // The backend that runs such weights.

@@ -2,6 +2,7 @@
 // without a name is bench_model.c.
 #include "cli/bench.h"
 #include "engine/shape.h"
+#include "program/numbers.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +10,7 @@
 static const struct {
     const char *name;
     const cli_verb *verb;
-} benches[] = {{"spmv", &cli_bench_spmv}};
+} benches[] = {{"layers", &cli_bench_layers}, {"ops", &cli_bench_ops}, {"spmv", &cli_bench_spmv}};
 
 const cli_verb *bench_find(const char *name) {
     for (size_t i = 0; i < sizeof benches / sizeof *benches; i++)
@@ -59,13 +60,13 @@ int bench_list_max(const bench_list *l) {
     return most;
 }
 
-static int set_shape(const cli_option *o, void *group, const char *text, upg_error *e) {
+int bench_set_shape(const cli_option *o, void *group, const char *text, upg_error *e) {
     if (!upg_shape_find(text)) return upg_fail(e, "--%s %s: %s", o->name, text, upg_shape_names);
     ((bench_source *)group)->shape = text;
     return 0;
 }
 
-static int set_layer_bits(const cli_option *o, void *group, const char *text, upg_error *e) {
+int bench_set_layer_bits(const cli_option *o, void *group, const char *text, upg_error *e) {
     char *end;
     double k = strtod(text, &end);
     bool half = k >= 2 && k <= 4 && 2 * k == floor(2 * k);
@@ -77,11 +78,11 @@ static int set_layer_bits(const cli_option *o, void *group, const char *text, up
 #define AT(field) .offset = offsetof(bench_source, field)
 const cli_option bench_source_options[] = {
     {"shape", 0, "NAME", "random weights of a shape: phi-4, phi-4-mini, llama-3-8b or smollm2-135m", CLI_SET,
-     .set = set_shape},
+     .set = bench_set_shape},
     {"layers", 0, "N", "only so many layers of the shape", CLI_INT, AT(layers), 1, 1024},
     {"bits", 0, "B", "a weight of the shape, all of it, has at most (default 3.2, the layers 3)", CLI_DOUBLE, AT(bits),
      2, 9},
-    {"layer-bits", 0, "K", "bits of the shape's layers: 2, 2.5, 3, 3.5, 4 or 8", CLI_SET, .set = set_layer_bits},
+    {"layer-bits", 0, "K", "bits of the shape's layers: 2, 2.5, 3, 3.5, 4 or 8", CLI_SET, .set = bench_set_layer_bits},
     {0}};
 #undef AT
 
@@ -104,6 +105,10 @@ const char *bench_source_name(const bench_source *s, const char *model, char out
     int n = snprintf(out, 96, "%s shape", s->shape);
     if (s->layers) snprintf(out + n, 96 - (size_t)n, ", %d layer%s", s->layers, s->layers > 1 ? "s" : "");
     return out;
+}
+
+int32_t bench_token(const upg_model *m, int position) {
+    return (int32_t)(upg_splitmix64(1, (uint64_t)position) % (uint64_t)upg_model_vocab_size(m));
 }
 
 // ---- Rows of times ----
@@ -158,4 +163,67 @@ const char *bench_time(double seconds, char out[32]) {
     double value = seconds / units[i].unit;
     snprintf(out, 32, "%.*f %s", value < 10 ? 4 : value < 100 ? 3 : value < 1000 ? 2 : 1, value, units[i].name);
     return out;
+}
+
+// The slope of log time over log size among rows of one name; false with fewer than two sizes.
+static bool exponent(const bench_rows *rows, const char *name, double *slope) {
+    double n = 0, sx = 0, sy = 0, sxx = 0, sxy = 0;
+    for (size_t i = 0; i < rows->n; i++) {
+        if (strcmp(rows->row[i].name, name)) continue;
+        double x = log(rows->row[i].size), y = log(rows->row[i].mid);
+        n++;
+        sx += x;
+        sy += y;
+        sxx += x * x;
+        sxy += x * y;
+    }
+    double spread = n * sxx - sx * sx;
+    *slope = (n * sxy - sx * sy) / spread;
+    return spread > 1e-9;
+}
+
+static bool seen_before(const bench_rows *rows, size_t i) {
+    for (size_t k = 0; k < i; k++)
+        if (!strcmp(rows->row[k].name, rows->row[i].name)) return true;
+    return false;
+}
+
+void bench_print_row(bench_output o, const char *group, const bench_row *r, bool first) {
+    char a[32], b[32], c[32];
+    switch (o) {
+    case BENCH_TEXT: {
+        char name[64];
+        snprintf(name, sizeof name, "%s/%s_%d", group, r->name, r->size);
+        printf("%-32s time:   [%s %s %s]\n", name, bench_time(r->low, a), bench_time(r->mid, b),
+               bench_time(r->high, c));
+        break;
+    }
+    case BENCH_MARKDOWN:
+        printf("| %s_%d | %s | %s | %s |\n", r->name, r->size, bench_time(r->low, a), bench_time(r->mid, b),
+               bench_time(r->high, c));
+        break;
+    case BENCH_CSV: printf("%s_%d,%d,%.9f,%.9f,%.9f\n", r->name, r->size, r->size, r->low, r->mid, r->high); break;
+    case BENCH_JSON:
+        printf("%s{\"name\":\"%s_%d\",\"size\":%d,\"low\":%.9f,\"mid\":%.9f,\"high\":%.9f}", first ? "" : ",", r->name,
+               r->size, r->size, r->low, r->mid, r->high);
+        break;
+    }
+    fflush(stdout);
+}
+
+void bench_print_exponents(bench_output o, const char *group, const bench_rows *rows) {
+    double slope;
+    bool first = true;
+    if (o == BENCH_CSV) return;
+    if (o == BENCH_JSON) printf("],\"exponents\":{");
+    if (o == BENCH_MARKDOWN) printf("\n| %s | time grows as N to the |\n|---|---|\n", group);
+    for (size_t i = 0; i < rows->n; i++) {
+        if (seen_before(rows, i) || !exponent(rows, rows->row[i].name, &slope)) continue;
+        if (o == BENCH_JSON) printf("%s\"%s\":%.3f", first ? "" : ",", rows->row[i].name, slope);
+        if (o == BENCH_MARKDOWN) printf("| %s | %.2f |\n", rows->row[i].name, slope);
+        if (o == BENCH_TEXT)
+            printf("%s/%-*s time grows as N^%.2f\n", group, (int)(31 - strlen(group)), rows->row[i].name, slope);
+        first = false;
+    }
+    if (o == BENCH_JSON) printf("}}\n");
 }

@@ -2,7 +2,7 @@
 // several depths, which are positions that are there before. Repetitions of all rows alternate, so that a machine which
 // slows down slows all of them, and the memory's read bandwidth is measured before each.
 #include "cli/bench.h"
-#include "program/numbers.h"
+#include "cli/report.h"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -99,10 +99,6 @@ static int add_rows(bench *b, int threads, upg_error *e) {
 
 // ---- Measuring ----
 
-static int32_t random_token(const bench *b, int position) {
-    return (int32_t)(upg_splitmix64(1, (uint64_t)position) % (uint64_t)upg_model_vocab_size(b->model));
-}
-
 static int run_batch(bench *b, int n, upg_error *e) {
     if (cli_interrupted) return upg_fail(e, "interrupted");
     if (upg_session_run(b->session, b->batch, n, e)) return -1;
@@ -115,7 +111,8 @@ static int run_batch(bench *b, int n, upg_error *e) {
 static int run_prompt(bench *b, int sequence, int n, upg_error *e) {
     for (int at = 0; at < n;) {
         int rows = n - at < b->o->max_rows ? n - at : b->o->max_rows;
-        for (int i = 0; i < rows; i++) b->batch[i] = (upg_row){random_token(b, at + i), sequence, at + i + 1 == n};
+        for (int i = 0; i < rows; i++)
+            b->batch[i] = (upg_row){bench_token(b->model, at + i), sequence, at + i + 1 == n};
         if (run_batch(b, rows, e)) return -1;
         at += rows;
     }
@@ -124,7 +121,7 @@ static int run_prompt(bench *b, int sequence, int n, upg_error *e) {
 
 static int run_generation(bench *b, int sequence, int n, int batch, upg_error *e) {
     for (int at = 0; at < n; at++) {
-        for (int i = 0; i < batch; i++) b->batch[i] = (upg_row){random_token(b, at), sequence + i, true};
+        for (int i = 0; i < batch; i++) b->batch[i] = (upg_row){bench_token(b->model, at), sequence + i, true};
         if (run_batch(b, batch, e)) return -1;
     }
     return 0;
@@ -297,6 +294,30 @@ static int print(const bench *b, upg_error *e) {
     }
 }
 
+// Roofs are those of the most threads.
+static int plot(const bench *b, upg_error *e) {
+    bench_point *points = upg_alloc((size_t)b->n_rows, sizeof *points, e);
+    const row *widest = b->rows;
+    char name[96], title[160];
+    if (!points) return -1;
+    for (int i = 0; i < b->n_rows; i++) {
+        const row *r = &b->rows[i];
+        double speed = bench_mean(r->speeds, b->o->repeats);
+        points[i] = (bench_point){.intensity = r->macs / r->bytes, .speed = speed * r->macs / r->tokens};
+        int n = snprintf(points[i].name, sizeof points->name, "%s: %.2f tok/s", r->name, speed);
+        if (b->o->threads.n > 1)
+            snprintf(points[i].name + n, sizeof points->name - (size_t)n, ", %d threads", r->threads);
+        if (r->threads > widest->threads) widest = r;
+    }
+    double peak, bandwidth = bench_mean(widest->bandwidths, b->o->repeats);
+    snprintf(title, sizeof title, "%s; %s, %d threads", bench_source_name(&b->o->source, b->o->model, name), b->isa,
+             widest->threads);
+    int rc = bench_peak_products(b->model, widest->threads, &peak, e);
+    if (!rc) rc = bench_roofline_write(b->o->plot, title, points, b->n_rows, bandwidth, peak, e);
+    free(points);
+    return rc;
+}
+
 // ---- The verb ----
 
 static int run_model(bench *b, upg_error *e) {
@@ -305,6 +326,7 @@ static int run_model(bench *b, upg_error *e) {
     b->max_batch = generated ? bench_list_max(&o->batches) : 1;
     b->context = bench_list_max(&o->depths) + (prompt > generated ? prompt : generated);
     bench_energy_open(&b->energy, BENCH_POWERCAP);
+    if (o->source.shape) cli_progress_show(&b->progress, 0, "making weights");
     if (!(b->block = bench_memory_new(e)) || !(b->model = bench_source_open(&o->source, o->model, e))) return -1;
     for (int i = 0; i < o->threads.n; i++)
         if (add_rows(b, o->threads.value[i] ? o->threads.value[i] : upg_cpu_count(), e)) return -1;
@@ -312,7 +334,7 @@ static int run_model(bench *b, upg_error *e) {
     for (int i = 0; i < o->threads.n; i++)
         if (with_threads(b, b->rows + i * n, n, e)) return -1;
     cli_progress_end(&b->progress);
-    return print(b, e);
+    return print(b, e) || (o->plot && plot(b, e)) ? -1 : 0;
 }
 
 static int work(void *o, upg_error *e) {
@@ -343,6 +365,7 @@ static const cli_option table[] = {
     {"repeats", 'r', "N", "repetitions of every row (default 5)", CLI_INT, AT(repeats), 1, 1000},
     {"rows", 0, "N", "of a prompt in one batch (default 256)", CLI_INT, AT(max_rows), 1, 65536},
     {"output", 'o', "FORMAT", "text (default), md, csv or json", CLI_SET, AT(output), .set = bench_set_output},
+    {"plot", 0, "OUT.svg", "draw the rows under the machine's roofs", CLI_SET, AT(plot), .set = cli_plot_option},
     {0}};
 
 static int run(int argc, char **argv) {
@@ -365,7 +388,7 @@ static int run(int argc, char **argv) {
 
 const cli_verb cli_bench = {
     .name = "bench",
-    .summary = "measure speed: of a model, or spmv",
+    .summary = "measure speed: of a model, its layers and ops, or spmv",
     .arguments = "[MODEL] [OPTIONS]",
     .about =
         "Rows are those of llama-bench: pp512 runs a prompt of 512 tokens, tg128 generates 128 one by one, \"@ "
@@ -373,7 +396,9 @@ const cli_verb cli_bench = {
         "after 4096 others, \"b4\" in 4 sequences together (all their tokens count). Speeds are mean and standard\n"
         "deviation of the repetitions, which alternate between the rows. GB/s are the weights' bytes; share is\n"
         "theirs of what the same threads read from memory, measured before each repetition.\n\n"
-        "upg bench spmv   a matrix times a vector in every encoding, beside NumPy, SciPy and plain Python\n",
+        "upg bench layers time of a layer, beside NumPy and plain Python, and how it grows\n"
+        "upg bench ops     where the time goes, op by op\n"
+        "upg bench spmv    a matrix times a vector in every encoding, beside NumPy, SciPy and plain Python\n",
     .groups = {{table, 0}, {bench_source_options, offsetof(options, source)}},
     .max_args = 1,
     .run = run};

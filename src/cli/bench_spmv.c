@@ -4,10 +4,8 @@
 // asks for that, is part of it. The matrix stays the same from product to product, so what fits a cache is in it.
 #include "cli/bench.h"
 #include "backend/cpu/cpu.h"
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { MAX_SIZE = 32768, WARM_UP = 3, DEFAULT_REPEATS = 100, SLOW_REPEATS = 5 };
 
@@ -208,125 +206,19 @@ static int write_matrix(const char *path, const product *p, upg_error *e) {
     return bad ? upg_fail(e, "%s: cannot write", path) : 0;
 }
 
-// Lines of the script become rows; its notes are printed once a run, with the first size.
-static int read_baselines(FILE *f, int size, bool notes, bench_rows *rows, upg_error *e) {
-    char *line = NULL;
-    size_t room = 0;
-    int rc = 0;
-    while (!rc && getline(&line, &room, f) > 0) {
-        if (!strncmp(line, "note ", 5) && notes) fprintf(stderr, "%s", line + 5);
-        if (strncmp(line, "row ", 4)) continue;
-        char *at = line + 4, *name = strsep(&at, " ");
-        double seconds[DEFAULT_REPEATS];
-        int n = 0;
-        for (char *word; n < DEFAULT_REPEATS && (word = strsep(&at, " "));) seconds[n++] = strtod(word, NULL);
-        if (n) rc = bench_rows_add(rows, name, size, seconds, n, e);
-    }
-    free(line);
-    return rc;
-}
-
 static int baselines(const options *o, const product *p, bool notes, bench_rows *rows, upg_error *e) {
-    const char *tmp = getenv("TMPDIR");
-    char folder[256], matrix[300], code[300];
-    upg_buf command = {0};
-    snprintf(folder, sizeof folder, "%s/upg-bench-XXXXXX", tmp && *tmp && strlen(tmp) < 200 ? tmp : "/tmp");
-    if (strchr(folder, '\'') || !mkdtemp(folder)) return upg_fail(e, "%s: cannot make a folder", folder);
-    snprintf(matrix, sizeof matrix, "%s/matrix", folder);
-    snprintf(code, sizeof code, "%s/baselines.py", folder);
-    FILE *f = fopen(code, "w");
-    int rc = f && fputs(script, f) >= 0 ? 0 : upg_fail(e, "%s: cannot write", code);
-    if (f && fclose(f) && !rc) rc = upg_fail(e, "%s: cannot write", code);
-    if (!rc) rc = write_matrix(matrix, p, e);
-    int repeats = o->repeats < DEFAULT_REPEATS ? o->repeats : DEFAULT_REPEATS,
-        slow = repeats < SLOW_REPEATS ? repeats : SLOW_REPEATS;
-    upg_buf_fmt(&command, "'%s' '%s' '%s' %d %d %d", o->python, code, matrix, p->l.n, repeats, slow);
-    if (!rc) rc = upg_buf_check(&command, e);
-    FILE *from = rc ? NULL : popen(command.data, "r");
-    if (!rc && !from) rc = upg_fail(e, "%s: cannot be started", o->python);
-    if (from) {
-        rc = read_baselines(from, p->l.n, notes, rows, e);
-        int status = pclose(from);
-        if (!rc && status) rc = upg_fail(e, "%s: the baselines failed", o->python);
-    }
-    upg_buf_free(&command);
-    unlink(code);
-    unlink(matrix);
-    rmdir(folder);
+    bench_python python;
+    char arguments[64];
+    int slow = o->repeats < SLOW_REPEATS ? o->repeats : SLOW_REPEATS;
+    snprintf(arguments, sizeof arguments, "%d %d %d", p->l.n, o->repeats, slow);
+    int rc = bench_python_open(&python, o->python, e);
+    if (!rc) rc = write_matrix(python.data, p, e);
+    if (!rc) rc = bench_python_run(&python, script, arguments, p->l.n, notes, rows, e);
+    bench_python_close(&python);
     return rc;
 }
 
-static bool has_python(const options *o) {
-    upg_buf command = {0};
-    upg_buf_fmt(&command, "'%s' -c '' >/dev/null 2>&1", o->python);
-    bool there = !command.failed && !strchr(o->python, '\'') && system(command.data) == 0;
-    upg_buf_free(&command);
-    return there;
-}
-
-// ---- Results
-
-// The slope of log time over log size among rows of one name; false with fewer than two sizes.
-static bool exponent(const bench_rows *rows, const char *name, double *slope) {
-    double n = 0, sx = 0, sy = 0, sxx = 0, sxy = 0;
-    for (size_t i = 0; i < rows->n; i++) {
-        if (strcmp(rows->row[i].name, name)) continue;
-        double x = log(rows->row[i].size), y = log(rows->row[i].mid);
-        n++;
-        sx += x;
-        sy += y;
-        sxx += x * x;
-        sxy += x * y;
-    }
-    double spread = n * sxx - sx * sx;
-    *slope = (n * sxy - sx * sy) / spread;
-    return spread > 1e-9;
-}
-
-static bool seen_before(const bench_rows *rows, size_t i) {
-    for (size_t k = 0; k < i; k++)
-        if (!strcmp(rows->row[k].name, rows->row[i].name)) return true;
-    return false;
-}
-
-static void print_row(bench_output o, const bench_row *r, bool first) {
-    char a[32], b[32], c[32];
-    switch (o) {
-    case BENCH_TEXT: {
-        char name[64];
-        snprintf(name, sizeof name, "UPG_SpMV/%s_%d", r->name, r->size);
-        printf("%-32s time:   [%s %s %s]\n", name, bench_time(r->low, a), bench_time(r->mid, b),
-               bench_time(r->high, c));
-        break;
-    }
-    case BENCH_MARKDOWN:
-        printf("| %s_%d | %s | %s | %s |\n", r->name, r->size, bench_time(r->low, a), bench_time(r->mid, b),
-               bench_time(r->high, c));
-        break;
-    case BENCH_CSV: printf("%s_%d,%d,%.9f,%.9f,%.9f\n", r->name, r->size, r->size, r->low, r->mid, r->high); break;
-    case BENCH_JSON:
-        printf("%s{\"name\":\"%s_%d\",\"size\":%d,\"low\":%.9f,\"mid\":%.9f,\"high\":%.9f}", first ? "" : ",", r->name,
-               r->size, r->size, r->low, r->mid, r->high);
-        break;
-    }
-    fflush(stdout);
-}
-
-static void print_exponents(bench_output o, const bench_rows *rows) {
-    double slope;
-    bool first = true;
-    if (o == BENCH_CSV) return;
-    if (o == BENCH_JSON) printf("],\"exponents\":{");
-    if (o == BENCH_MARKDOWN) printf("\n| UPG_SpMV | time grows as N to the |\n|---|---|\n");
-    for (size_t i = 0; i < rows->n; i++) {
-        if (seen_before(rows, i) || !exponent(rows, rows->row[i].name, &slope)) continue;
-        if (o == BENCH_JSON) printf("%s\"%s\":%.3f", first ? "" : ",", rows->row[i].name, slope);
-        if (o == BENCH_MARKDOWN) printf("| %s | %.2f |\n", rows->row[i].name, slope);
-        if (o == BENCH_TEXT) printf("UPG_SpMV/%-23s time grows as N^%.2f\n", rows->row[i].name, slope);
-        first = false;
-    }
-    if (o == BENCH_JSON) printf("}}\n");
-}
+// ---- Sizes
 
 // All kinds of one size. The first matrix also serves the baselines, which need its values.
 static int one_size(const options *o, int n, bool first, const upg_cpu_kernels *kernels, upg_pool *pool, bool python,
@@ -339,7 +231,7 @@ static int one_size(const options *o, int n, bool first, const upg_cpu_kernels *
         upg_arena_free(&p.memory);
         if (!rc && cli_interrupted) rc = upg_fail(e, "interrupted");
         if (rc) return -1;
-        for (size_t i = from; i < rows->n; i++) print_row(o->output, &rows->row[i], i == 0);
+        for (size_t i = from; i < rows->n; i++) bench_print_row(o->output, "UPG_SpMV", &rows->row[i], i == 0);
     }
     return 0;
 }
@@ -350,7 +242,7 @@ static int run_sizes(void *options_, upg_error *e) {
     upg_pool *pool = kernels ? upg_pool_new(o->n_threads, e) : NULL;
     if (!pool) return -1;
     bench_rows rows = {0};
-    bool python = !o->no_baselines && has_python(o);
+    bool python = !o->no_baselines && bench_python_is_there(o->python);
     if (!o->no_baselines && !python) fprintf(stderr, "%s is not there: no Python baselines\n", o->python);
     int rc = 0, threads = upg_pool_threads(pool);
     if (o->output == BENCH_TEXT) printf("%s, %d threads\n", kernels->isa, threads);
@@ -360,7 +252,7 @@ static int run_sizes(void *options_, upg_error *e) {
     if (o->output == BENCH_JSON) printf("{\"isa\":\"%s\",\"threads\":%d,\"rows\":[", kernels->isa, threads);
     for (int i = 0; !rc && i < o->sizes.n; i++)
         rc = one_size(o, o->sizes.value[i], i == 0, kernels, pool, python, &rows, e);
-    if (!rc) print_exponents(o->output, &rows);
+    if (!rc) bench_print_exponents(o->output, "UPG_SpMV", &rows);
     bench_rows_free(&rows);
     upg_pool_free(pool);
     return rc;

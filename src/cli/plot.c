@@ -1,7 +1,7 @@
 // A compression's report as a picture: bits and relative errors by layer, as SVG of nothing but paths and text. Every
 // matrix is one marker in each panel (errors only where they are recorded), with its name as the marker's title.
 #include "cli/report.h"
-#include <errno.h>
+#include "cli/svg.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,18 +35,6 @@ typedef struct plot {
     upg_buf svg;
 } plot;
 
-// Colours on white and on black, and shapes around a point.
-static const struct {
-    const char *light, *dark;
-} colours[] = {{"#0072b2", "#4aa8e0"}, {"#d55e00", "#ff8a3d"}, {"#009e73", "#2fc79b"}, {"#b0569b", "#e59bc4"},
-               {"#c58700", "#f0b429"}, {"#3f94c4", "#8fd0f5"}, {"#6a51a3", "#a893e0"}, {"#6b6b6b", "#a8a8a8"}};
-static const char *const shapes[] = {"m-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
-                                     "m-3.5-3.5h7v7h-7z",
-                                     "m0-5l5 5l-5 5l-5-5z",
-                                     "m0-5l4.6 8h-9.2z",
-                                     "m0 5l4.6-8h-9.2z",
-                                     "m-1.5-4.5h3v3h3v3h-3v3h-3v-3h-3v-3h3z",
-                                     "m-4-4h8l-8 8h8z"};
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
 // ---- What there is to draw ----
@@ -152,19 +140,6 @@ static int arrange(plot *p, upg_error *e) {
 
 // ---- Drawing ----
 
-static void add_text(upg_buf *b, const char *s) {
-    static const char *const entities[] = {
-        ['"'] = "&quot;", ['&'] = "&amp;", ['\''] = "&#39;", ['<'] = "&lt;", ['>'] = "&gt;"};
-    char plain[256];
-    for (const char *c = cli_plain(s, plain, sizeof plain); *c; c++) {
-        unsigned char at = (unsigned char)*c;
-        if (at < COUNT(entities) && entities[at])
-            upg_buf_str(b, entities[at]);
-        else
-            upg_buf_add(b, c, 1);
-    }
-}
-
 static double y_of(const panel *p, double value) {
     return p->bottom - (p->bottom - p->top) * (value - p->lo) / (p->hi - p->lo);
 }
@@ -182,20 +157,6 @@ static double x_of(const plot *p, const point *at) {
     return layer_x(p, at->layer) + fmin(8, .7 * slot / n) * ((double)at->series - (n - 1) / 2);
 }
 
-static void add_style(plot *p) {
-    upg_buf *b = &p->svg;
-    upg_buf_str(b,
-                "<style>text{font:12px system-ui,sans-serif;fill:#222}.h{font-size:16px;font-weight:600}.d{fill:#666}"
-                ".bg{fill:#fff}.g{stroke:#ddd}.f{stroke:#999;fill:none}.l{fill:none;stroke-opacity:.45}");
-    for (size_t i = 0; i < COUNT(colours); i++)
-        upg_buf_fmt(b, ".c%zu{fill:%s}.l%zu{stroke:%s}", i, colours[i].light, i, colours[i].light);
-    upg_buf_str(b, "@media(prefers-color-scheme:dark){text{fill:#ddd}.d{fill:#999}.bg{fill:#15171c}.g{stroke:#333}"
-                   ".f{stroke:#777}");
-    for (size_t i = 0; i < COUNT(colours); i++)
-        upg_buf_fmt(b, ".c%zu{fill:%s}.l%zu{stroke:%s}", i, colours[i].dark, i, colours[i].dark);
-    upg_buf_str(b, "}</style>\n");
-}
-
 static void add_title(plot *p) {
     const cli_report *r = p->report;
     upg_buf *b = &p->svg;
@@ -203,7 +164,7 @@ static void add_title(plot *p) {
     char name[61], size[32];
     cli_plain(slash ? slash + 1 : r->name, name, sizeof name);
     upg_buf_fmt(b, "<text class=\"h\" x=\"%d\" y=\"28\">", LEFT);
-    add_text(b, name);
+    cli_svg_text(b, name);
     upg_buf_fmt(b, ": %.2f:1 against FP32", 4 * r->parameters / r->bytes);
     if (r->heldout_tokens) upg_buf_fmt(b, ", KL %.4g", r->kl);
     upg_buf_fmt(b, "</text>\n<text class=\"d\" x=\"%d\" y=\"48\">%s, %.3f bits a parameter", LEFT,
@@ -290,7 +251,7 @@ static void add_line(plot *p, size_t series, bool error) {
     for (size_t i = 0; i < p->report->n; i++) {
         const point *at = &p->points[i];
         if (at->series != series || at->place != LAYER || isnan(value_of(at, error))) continue;
-        if (!n) upg_buf_fmt(&p->svg, "<path class=\"l l%zu\" d=\"", series % COUNT(colours));
+        if (!n) upg_buf_fmt(&p->svg, "<path class=\"l l%zu\" d=\"", series % CLI_SVG_COLOURS);
         upg_buf_fmt(&p->svg, "%c%.1f %.1f", n++ ? 'L' : 'M', x_of(p, at), y_of(area, value_of(at, error)));
     }
     if (n) upg_buf_str(&p->svg, "\"/>\n");
@@ -301,9 +262,9 @@ static void add_marker(plot *p, size_t i, bool error) {
     const cli_report_matrix *m = &p->report->matrices[i];
     if (isnan(value_of(at, error))) return;
     upg_buf_fmt(&p->svg, "<path class=\"%s c%zu\" d=\"M%.1f %.1f%s\"><title>", error ? "error" : "bits",
-                at->series % COUNT(colours), x_of(p, at), y_of(error ? &p->error : &p->bits, value_of(at, error)),
-                shapes[at->series % COUNT(shapes)]);
-    add_text(&p->svg, m->tensor->name);
+                at->series % CLI_SVG_COLOURS, x_of(p, at), y_of(error ? &p->error : &p->bits, value_of(at, error)),
+                cli_svg_shapes[at->series % CLI_SVG_SHAPES]);
+    cli_svg_text(&p->svg, m->tensor->name);
     upg_buf_fmt(&p->svg, ": %s", cli_report_bits(m->tensor));
     if (p->report->has_errors) upg_buf_fmt(&p->svg, ", %.3g%%", 100 * m->error);
     upg_buf_str(&p->svg, "</title></path>\n");
@@ -312,20 +273,15 @@ static void add_marker(plot *p, size_t i, bool error) {
 static void add_legend(plot *p) {
     for (size_t s = 0; s < p->n_series; s++) {
         int y = (int)p->bits.top + 8 + 22 * (int)s;
-        upg_buf_fmt(&p->svg, "<path class=\"c%zu\" d=\"M%d %d%s\"/>\n<text x=\"%d\" y=\"%d\">", s % COUNT(colours),
-                    RIGHT + 20, y, shapes[s % COUNT(shapes)], RIGHT + 32, y + 4);
-        add_text(&p->svg, p->labels[s]);
+        upg_buf_fmt(&p->svg, "<path class=\"c%zu\" d=\"M%d %d%s\"/>\n<text x=\"%d\" y=\"%d\">", s % CLI_SVG_COLOURS,
+                    RIGHT + 20, y, cli_svg_shapes[s % CLI_SVG_SHAPES], RIGHT + 32, y + 4);
+        cli_svg_text(&p->svg, p->labels[s]);
         upg_buf_str(&p->svg, "</text>\n");
     }
 }
 
 static void draw(plot *p) {
-    upg_buf_fmt(&p->svg,
-                "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" viewBox=\"0 0 %d %d\" "
-                "role=\"img\">\n",
-                WIDTH, HEIGHT, WIDTH, HEIGHT);
-    add_style(p);
-    upg_buf_fmt(&p->svg, "<rect class=\"bg\" width=\"%d\" height=\"%d\"/>\n", WIDTH, HEIGHT);
+    cli_svg_begin(&p->svg, WIDTH, HEIGHT);
     add_title(p);
     add_bits_axis(p);
     add_error_axis(p);
@@ -335,25 +291,13 @@ static void draw(plot *p) {
         for (size_t s = 0; s < p->n_series; s++) add_line(p, s, error);
         for (size_t i = 0; i < p->report->n; i++) add_marker(p, i, error);
     }
-    upg_buf_str(&p->svg, "</svg>\n");
-}
-
-static int write_all(const upg_buf *b, const char *path, upg_error *e) {
-    FILE *f = fopen(path, "wb");
-    bool ok = f && fwrite(b->data, 1, b->size, f) == b->size;
-    int why = errno;
-    if (f && fclose(f) && ok) {
-        ok = false;
-        why = errno;
-    }
-    return ok ? 0 : upg_fail(e, "%s: %s", path, strerror(why));
 }
 
 int cli_plot_write(const cli_report *r, const char *path, upg_error *e) {
     plot p = {.report = r};
     int rc = arrange(&p, e);
     if (!rc) draw(&p);
-    if (!rc) rc = upg_buf_check(&p.svg, e) || write_all(&p.svg, path, e) ? -1 : 0;
+    if (!rc) rc = cli_svg_write(&p.svg, path, e);
     upg_buf_free(&p.svg);
     free(p.points);
     return rc;

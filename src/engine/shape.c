@@ -156,7 +156,8 @@ static void fill_tensor(upg_tensor *t, uint8_t *base, uint64_t seed, upg_pool *p
     }
     bool int8 = t->encoding == UPG_INT8;
     double std = int8 ? 254 / sqrt(12) : UPG_TRELLIS_STD;
-    for (int64_t r = 0; r < t->rows; r++) scale[r] = (float)(1 / (std * sqrt((double)t->cols)));
+    double inputs = (double)t->cols * upg_block((int)upg_pad16(t->cols)); // rotated, not normalised
+    for (int64_t r = 0; r < t->rows; r++) scale[r] = (float)(1 / (std * sqrt(inputs)));
     fill f = {data, t->bytes, seed, int8 ? 0xfefefefefefefefe : UINT64_MAX};
     upg_pool_run(pool, fill_task, &f, (int)((t->bytes + CHUNK - 1) / CHUNK));
 }

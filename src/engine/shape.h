@@ -16,6 +16,6 @@ extern const char upg_shape_names[];               // "phi-4, phi-4-mini, ..."
 
 // A compressed model of that shape with random codes and unit norms. layers: how many of its layers, 0 for all; the
 // encodings are those of the whole model. layer_bits: of the layers' matrices (2, 2.5, 3, 3.5, 4, 8 for int8), or 0 for
-// the most that `bits` allows. bits: a weight of the whole model may have; what the layers leave goes to the head, then
-// to the embedding, which have at least 4 and 3 (one matrix for both: int8).
+// the most that `bits` allows. bits: a weight of all matrices may have, row scales not counted; what the layers leave
+// goes to the head, then to the embedding, which have at least 4 and 3 (one matrix for both: int8).
 upg_model *upg_model_of_shape(const upg_shape *shape, int layers, double layer_bits, double bits, upg_error *e);

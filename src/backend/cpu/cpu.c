@@ -330,7 +330,9 @@ static int run(upg_backend *base, const upg_batch *batch, upg_error *e) {
     find_spans(b);
     for (int i = 0; i < b->program->n_ops && b->n_rows; i++) {
         b->op = &b->program->ops[i];
+        double begin = upg_op_begin(&b->options);
         run_op(b);
+        upg_op_end(&b->options, i, begin);
     }
     size_t vocab = (size_t)b->program->config->vocab_size;
     for (int i = 0; i < b->n_wanted; i++) {

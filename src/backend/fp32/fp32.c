@@ -286,7 +286,9 @@ static void run_ops(fp32_backend *b, const upg_batch *batch, int first, int last
         b->op = &b->program->ops[i];
         if (tap && b->op->kind == UPG_OP_QUANTISE)
             tap->input(tap->ctx, i, row_of(b, b->op->in, 0), b->n_rows, b->program->widths[b->op->in]);
+        double begin = upg_op_begin(&b->options);
         run_op(b);
+        upg_op_end(&b->options, i, begin);
     }
 }
 
