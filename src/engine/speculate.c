@@ -75,16 +75,19 @@ static int guess_class(int length) {
     return length < UPG_DRAFT_MAX ? length : UPG_DRAFT_MAX;
 }
 
+static void judge(upg_drafter *d, int length, bool right) {
+    int n = ++d->guesses[guess_class(length)].n;
+    float *p = &d->guesses[guess_class(length)].right;
+    *p += ((float)right - *p) / (float)(n < 28 ? n + 4 : 32);
+    d->streak = !right ? d->streak / 2 : d->streak < UPG_DRAFT_MAX ? d->streak + 1 : UPG_DRAFT_MAX;
+}
+
 void upg_drafter_push(upg_drafter *d, int32_t token, bool drawn) {
     upg_match old = d->match;
     bool right = old.length && d->tokens[old.at] == token;
     d->tokens[d->n++] = token;
     if (!d->heads) return;
-    if (old.length && drawn) {
-        int n = ++d->guesses[guess_class(old.length)].n;
-        float *p = &d->guesses[guess_class(old.length)].right;
-        *p += ((float)right - *p) / (float)(n < 28 ? n + 4 : 32);
-    }
+    if (old.length && drawn) judge(d, old.length, right);
     d->match = find_match(d);
     // A long match that was right goes on, though a shorter one may be nearer.
     if (right && old.length >= UPG_NGRAM_MAX) d->match = (upg_match){old.at + 1, old.length + 1};
@@ -122,6 +125,8 @@ static const int lengths[] = {1, 3, 7, 15, 31};
 int upg_drafter_choose(upg_drafter *d, int max) {
     if (!d->match.length || d->runs[1].n < 2) return 0;
     d->trust *= 0.995;
+    // A text that only looks like one that repeats itself, or whose reader goes another way, costs short drafts.
+    if (max > 2 * d->streak + 1) max = 2 * d->streak + 1;
     double seconds = d->runs[1].seconds, fastest = 1.03 / seconds; // tokens a second; a draft must be worth the trouble
     double expected = 1, chance = 1;                               // tokens of the batch; of the next guess to count
     int best = 0, k = 0;

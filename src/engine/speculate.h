@@ -32,6 +32,7 @@ typedef struct upg_drafter {
         float right;              // how often a guess of a match of such a length was right
         int n;                    // guesses
     } guesses[UPG_DRAFT_MAX + 1]; // [a match's length, or the last]
+    int streak;                   // guesses right of late: one more with each, half as many after a wrong one
     struct {
         double seconds;
         int n;                 // how often it was measured

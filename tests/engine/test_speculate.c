@@ -97,6 +97,12 @@ static void drafts_are_as_long_as_they_pay(void **state) {
         int n = upg_drafter_choose(&d, UPG_DRAFT_MAX);
         assert_true(n >= cases[i].least && n <= cases[i].most);
         for (int max = 0; max <= UPG_DRAFT_MAX; max++) assert_true(upg_drafter_choose(&d, max) <= max);
+        // After wrong guesses only one token is drafted, whatever it costs.
+        for (int k = 0; k < 6; k++)
+            for (int j = 3; j <= 5; j++) upg_drafter_push(&d, j < 5 ? j : 100 + k, true);
+        for (int j = 3; j < 5; j++) upg_drafter_push(&d, j, true);
+        assert_int_equal(d.match.length, 2);
+        assert_true(upg_drafter_choose(&d, UPG_DRAFT_MAX) <= 1);
         upg_drafter_free(&d);
     }
 }
@@ -233,8 +239,8 @@ static void right_and_wrong_drafts_change_nothing(void **state) {
         answer plain = {
             .model = m, .sampling = &samplings[i], .prompt = prompt, .n_prompt = 30, .context = CONTEXT, .max = 40};
         compare(&plain);
-        for (int draft = 1; draft <= UPG_DRAFT_MAX; draft += draft < 9 ? 1 : 11)
-            for (int wrong = -1; wrong < draft; wrong += wrong < 8 ? 1 : 7) {
+        for (int draft = 1; draft <= UPG_DRAFT_MAX; draft += draft < 5 ? 1 : 13)
+            for (int wrong = -1; wrong < draft; wrong += wrong < 4 ? 1 : 9) {
                 oracle o = {.text = plain.text, .n = plain.n, .wrong = wrong, .instead = 7};
                 answer a = plain;
                 a.draft = draft;
