@@ -125,10 +125,11 @@ static const int lengths[] = {1, 3, 7, 15, 31};
 int upg_drafter_choose(upg_drafter *d, int max) {
     if (!d->match.length || d->runs[1].n < 2) return 0;
     d->trust *= 0.995;
-    // A text that only looks like one that repeats itself, or whose reader goes another way, costs short drafts.
+    // A text that only looks as if it repeated itself costs short drafts.
     if (max > 2 * d->streak + 1) max = 2 * d->streak + 1;
-    double seconds = d->runs[1].seconds, fastest = 1.03 / seconds; // tokens a second; a draft must be worth the trouble
-    double expected = 1, chance = 1;                               // tokens of the batch; of the next guess to count
+    double seconds = d->runs[1].seconds;
+    double fastest = 1.1 / seconds;  // tokens a second; a smaller gain may be an error of measurement
+    double expected = 1, chance = 1; // tokens of the batch; of the next guess to count
     int best = 0, k = 0;
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths && lengths[i] <= max; i++) {
         for (; k < lengths[i]; k++) {
