@@ -120,6 +120,32 @@ UPG_API int32_t upg_sample(upg_sampler *s, const float *logits, const int32_t *h
 // log p(token) in nats under the logits as they are.
 UPG_API float upg_logprob(const float *logits, int vocab_size, int32_t token);
 
+// An answer: tokens drawn one after another in one sequence. They are what running one row at a time and upg_sample
+// give, bit for bit. Where the text repeats something, several rows are run at once (speculation), which only takes
+// less time: what follows the text's ending elsewhere in it is drafted, and kept as far as it is what is drawn. A
+// generator belongs to its session, is freed before it, and takes its memory when it is made.
+typedef struct upg_generator upg_generator;
+// draft: tokens run ahead at most, by max_logits and max_rows of the session, and 31; 0: none; -1: as many as pay, by
+// the time that batches are seen to take. Originals in fp32 get none: their bits depend on the batch.
+UPG_API upg_generator *upg_generator_new(upg_session *s, int sequence, int draft, upg_error *e);
+UPG_API void upg_generator_free(upg_generator *g);
+// The answer follows history[0..n), all of which the sequence holds; its last run must have been upg_session_prefill,
+// or of one row with logits. max: tokens that will be asked for, so that no more are run ahead.
+UPG_API int upg_generator_start(upg_generator *g, const int32_t *history, size_t n, int max, upg_error *e);
+// Draws the next token. Which one ends the answer is the caller's to say. Fails when the context is full, and where
+// the model meets a value that is not finite.
+UPG_API int upg_generator_next(upg_generator *g, upg_sampler *sampler, int32_t *token, upg_error *e);
+// [vocab_size] what the last token was drawn from; valid until the next one.
+UPG_API const float *upg_generator_logits(const upg_generator *g);
+// Ends the answer: the sequence holds all tokens but the last one drawn. Other calls that change the session wait for
+// this one.
+UPG_API int upg_generator_finish(upg_generator *g, upg_error *e);
+typedef struct upg_generator_counts { // of the answer
+    int runs;                         // batches
+    int drafted, accepted;            // tokens run ahead, and those of them that were drawn
+} upg_generator_counts;
+UPG_API upg_generator_counts upg_generator_count(const upg_generator *g);
+
 #ifdef __cplusplus
 }
 #endif

@@ -29,6 +29,7 @@ typedef struct upg_batch {
 typedef struct upg_backend upg_backend;
 typedef struct upg_backend_api {
     const char *name;
+    bool inexact; // logits depend on how rows are batched
     // Whether this backend runs such weights (compressed or original ones).
     bool (*accepts)(const upg_weights *source);
     upg_backend *(*create)(const upg_program *program, const upg_backend_options *options, upg_error *e);

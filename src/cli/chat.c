@@ -277,7 +277,7 @@ static void converse(conversation *c) {
 }
 
 static int run(int argc, char **argv) {
-    options o = {.answer = cli_answer_defaults()};
+    options o = {.answer = cli_answer_defaults(), .setup = cli_setup_defaults()};
     o.answer.n_predict = 1024;
     int status = cli_parse(&cli_chat, argc, argv, &o, &o.model);
     if (status >= 0) return status;

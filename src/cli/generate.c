@@ -5,7 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { MIN_ROWS = 16, MAX_ROWS = 256 };
+enum { MIN_ROWS = 16, MAX_ROWS = 256, MAX_AHEAD = 31 };
 
 #define AT(field) .offset = offsetof(cli_answer, field)
 static int set_greedy(const cli_option *o, void *group, const char *text, upg_error *e) {
@@ -28,10 +28,25 @@ const cli_option cli_answer_options[] = {
     {0}};
 #undef AT
 
+static int set_speculate(const cli_option *o, void *group, const char *text, upg_error *e) {
+    int *n = &((cli_setup *)group)->speculate;
+    char *end;
+    *n = !strcmp(text, "auto") ? -1 : 0;
+    if (*n || !strcmp(text, "off")) return 0;
+    long value = strtol(text, &end, 10);
+    if (end == text || *end || value < 0 || value > MAX_AHEAD)
+        return upg_fail(e, "--%s %s: not auto, off or a whole number within 0..%d", o->name, text, MAX_AHEAD);
+    *n = (int)value;
+    return 0;
+}
+
 const cli_option cli_setup_options[] = {
     {"context", 'c', "N", "positions (default: the model's own, at most 4096)", CLI_INT,
      .offset = offsetof(cli_setup, context), 1, INT32_MAX},
     {"threads", 't', "N", "default: one a core", CLI_INT, .offset = offsetof(cli_setup, n_threads), 1, 1024},
+    {"speculate", 0, "N",
+     "run at most N tokens ahead where the text repeats itself; off; default auto, where it pays. The text is the same",
+     CLI_SET, .set = set_speculate},
     {"mlock", 0, NULL, "keep the weights in memory", CLI_FLAG, .offset = offsetof(cli_setup, mlock)},
     {0}};
 
@@ -53,6 +68,10 @@ cli_answer cli_answer_defaults(void) {
                                      .seed = (uint64_t)(upg_now() * 1e6)}};
 }
 
+cli_setup cli_setup_defaults(void) {
+    return (cli_setup){.speculate = -1};
+}
+
 upg_chat *cli_open_chat(const upg_model *m, const cli_template *t, upg_error *e) {
     size_t n;
     char *text = t->file ? upg_read_text(t->file, 1 << 20, &n, e) : NULL;
@@ -66,8 +85,12 @@ int cli_generator_open(cli_generator *g, const char *model, const cli_setup *set
                        bool logprobs, upg_error *e) {
     if (!(g->model = cli_open_model(model, e))) return -1;
     int max = upg_model_max_context(g->model), context = setup->context ? setup->context : max < 4096 ? max : 4096;
-    upg_session_options s = {.n_threads = setup->n_threads, .context = context, .max_rows = MAX_ROWS};
+    upg_session_options s = {.n_threads = setup->n_threads,
+                             .context = context,
+                             .max_rows = MAX_ROWS,
+                             .max_logits = 1 + (setup->speculate < 0 ? MAX_AHEAD : setup->speculate)};
     if (!(g->session = upg_session_new(g->model, &s, e)) || cli_generator_set(g, answer, e) ||
+        !(g->generator = upg_generator_new(g->session, 0, setup->speculate, e)) ||
         !(g->tokens = upg_alloc((size_t)context + 1, sizeof *g->tokens, e)) ||
         (logprobs && !(g->logprobs = upg_alloc((size_t)context + 1, sizeof *g->logprobs, e))))
         return -1;
@@ -78,6 +101,7 @@ int cli_generator_open(cli_generator *g, const char *model, const cli_setup *set
 
 void cli_generator_close(cli_generator *g) {
     upg_sampler_free(g->sampler);
+    upg_generator_free(g->generator);
     upg_session_free(g->session);
     upg_model_free(g->model);
     free(g->tokens);
@@ -133,40 +157,44 @@ static bool is_end(const cli_generator *g, int32_t token) {
     return g->chat ? upg_chat_is_end(g->chat, token) : upg_model_is_eos(g->model, token);
 }
 
-// Adds a token to the answer; -1 on failure, 1 when it is the last.
 static int add_token(cli_generator *g, int32_t token, cli_show *show, void *ctx, upg_error *e) {
     float logprob = 0;
     if (g->logprobs)
         logprob = g->logprobs[g->n_tokens] =
-            upg_logprob(upg_session_logits(g->session, 0), upg_model_vocab_size(g->model), token);
+            upg_logprob(upg_generator_logits(g->generator), upg_model_vocab_size(g->model), token);
     g->tokens[g->n_tokens++] = token;
     size_t shown = g->text.size;
     upg_detokenizer_push(&g->detokenizer, g->model->tokenizer, token, g->special, &g->text);
     if (upg_buf_check(&g->text, e)) return -1;
     show(ctx, token, logprob, g->text.data ? g->text.data + shown : "", g->text.size - shown);
-    if (ferror(stdout)) return upg_fail(e, "cannot write to standard output");
-    if (cli_generator_full(g) || g->n_tokens - g->n_prompt == (size_t)g->answer.n_predict) return 1;
-    upg_row row = {token, 0, true};
-    if (upg_session_run(g->session, &row, 1, e)) return -1;
-    if (upg_session_row_failed(g->session, 0))
-        return upg_fail(e, "the model met a value that is not finite at token %zu", g->n_tokens - 1);
+    return ferror(stdout) ? upg_fail(e, "cannot write to standard output") : 0;
+}
+
+// Draws tokens until the answer ends for whatever reason.
+static int draw(cli_generator *g, cli_show *show, void *ctx, upg_error *e) {
+    if (g->n_tokens != (size_t)upg_session_length(g->session, 0)) return 0; // Ctrl-C stopped the prompt
+    if (upg_generator_start(g->generator, g->tokens, g->n_tokens, g->answer.n_predict, e)) return -1;
+    for (int i = 0; i < g->answer.n_predict && !cli_generator_full(g) && !cli_interrupted; i++) {
+        int32_t token;
+        if (upg_generator_next(g->generator, g->sampler, &token, e)) return -1;
+        if (is_end(g, token)) {
+            g->finish = "stop";
+            break;
+        }
+        if (add_token(g, token, show, ctx, e)) return -1;
+    }
+    g->counts = upg_generator_count(g->generator);
     return 0;
 }
 
 int cli_generator_run(cli_generator *g, cli_show *show, void *ctx, upg_error *e) {
     double start = upg_now();
-    int rc = 0;
     g->text.size = 0;
     g->detokenizer = (upg_detokenizer){.midway = !g->chat}; // without a chat the text goes on where the prompt ends
     g->finish = "length";
-    for (int i = 0; !rc && i < g->answer.n_predict && !cli_interrupted; i++) {
-        int32_t token = upg_sample(g->sampler, upg_session_logits(g->session, 0), g->tokens, g->n_tokens);
-        if (is_end(g, token)) {
-            g->finish = "stop";
-            break;
-        }
-        rc = add_token(g, token, show, ctx, e);
-    }
+    g->counts = (upg_generator_counts){0};
+    int rc = draw(g, show, ctx, e);
+    if (upg_generator_finish(g->generator, rc ? NULL : e)) rc = -1;
     if (cli_interrupted) g->finish = "interrupted";
     g->seconds = upg_now() - start;
     if (rc < 0) return -1;
@@ -184,7 +212,10 @@ void cli_generator_stats(const cli_generator *g, FILE *f) {
     fprintf(f, ", %.1f tok/s; answer: %zu tokens", (double)(g->n_prompt - g->n_reused) / g->prompt_seconds, n);
     if (steps)
         fprintf(f, ", %.1f tok/s, %.2f GB/s of weights", (double)steps / g->seconds,
-                (double)steps * (double)upg_model_bytes_per_token(g->model) / g->seconds * 1e-9);
+                (double)g->counts.runs * (double)upg_model_bytes_per_token(g->model) / g->seconds * 1e-9);
+    if (g->counts.drafted)
+        fprintf(f, ", %d drafted, %d accepted, %.2f tokens a run", g->counts.drafted, g->counts.accepted,
+                (double)steps / g->counts.runs);
     fprintf(f, " (%s, seed %llu)\n", upg_session_path(g->session), (unsigned long long)g->answer.sampling.seed);
 }
 
@@ -195,6 +226,8 @@ int cli_generator_json(const cli_generator *g, upg_error *e) {
     size_t n = g->n_tokens - g->n_prompt;
     upg_buf_fmt(&b, ",\"finish_reason\":\"%s\",\"prompt_tokens\":%zu,\"reused_tokens\":%zu,\"completion_tokens\":%zu",
                 g->finish, g->n_prompt, g->n_reused, n);
+    upg_buf_fmt(&b, ",\"runs\":%d,\"drafted_tokens\":%d,\"accepted_tokens\":%d", g->counts.runs, g->counts.drafted,
+                g->counts.accepted);
     upg_buf_fmt(&b, ",\"seed\":%llu,\"tokens\":[", (unsigned long long)g->answer.sampling.seed);
     for (size_t i = 0; i < n; i++) upg_buf_fmt(&b, "%s%d", i ? "," : "", g->tokens[g->n_prompt + i]);
     upg_buf_str(&b, "]");

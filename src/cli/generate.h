@@ -14,9 +14,11 @@ cli_answer cli_answer_defaults(void); // the seed is from the clock
 
 typedef struct cli_setup { // what is fixed once the session is made
     int context, n_threads;
+    int speculate; // tokens run ahead at most; -1: as many as pay
     bool mlock;
 } cli_setup;
 extern const cli_option cli_setup_options[];
+cli_setup cli_setup_defaults(void);
 
 typedef struct cli_template { // how messages become a prompt
     const char *system, *file, *args;
@@ -27,6 +29,7 @@ typedef struct cli_generator {
     upg_model *model;
     upg_session *session;
     upg_sampler *sampler;
+    upg_generator *generator;
     const upg_chat *chat; // its end of an answer ends ours; or NULL
     bool special;         // show control tokens
     cli_answer answer;
@@ -36,6 +39,7 @@ typedef struct cli_generator {
     upg_detokenizer detokenizer;
     upg_buf text;       // the answer so far
     const char *finish; // "stop", "length" or "interrupted"
+    upg_generator_counts counts;
     double prompt_seconds, seconds;
 } cli_generator;
 

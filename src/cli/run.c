@@ -104,7 +104,7 @@ static int finish(const options *o, const cli_generator *g, upg_error *e) {
 }
 
 static int run(int argc, char **argv) {
-    options o = {.answer = cli_answer_defaults()};
+    options o = {.answer = cli_answer_defaults(), .setup = cli_setup_defaults()};
     int status = cli_parse(&cli_run, argc, argv, &o, &o.model);
     if (status >= 0) return status;
     if (o.prompt && o.file) return cli_usage(&cli_run, "-p and -f exclude each other");

@@ -2,6 +2,7 @@
 // nothing.
 #include "backend/backend.h"
 #include "engine/model.h"
+#include "engine/session.h"
 #include "program/numbers.h"
 #include "upg.h"
 #include <stdlib.h>
@@ -178,6 +179,12 @@ int upg_session_length(const upg_session *s, int seq) {
 }
 int upg_session_context(const upg_session *s) {
     return s->options.context;
+}
+int upg_session_sequences(const upg_session *s) {
+    return s->options.n_sequences;
+}
+int upg_session_rows_ahead(const upg_session *s) {
+    return s->backend->api->inexact ? 0 : s->options.max_logits - 1; // which is less than max_rows
 }
 const char *upg_session_path(const upg_session *s) {
     return s->backend->api->path(s->backend);

@@ -52,6 +52,24 @@ reuse() {
         talk 0 "/load $work/one.json\n/set seed 9\nWho is Lily?\n" --json && cat "$work/out" >>"$work/a" &&
         has "$work/a" "d[1]['tokens'] == d[2]['tokens'] and d[1]['prompt_tokens'] == d[2]['prompt_tokens'] and d[2]['reused_tokens'] == 0 and d[1]['reused_tokens'] >= d[0]['prompt_tokens']"
 }
+# What was run ahead is not there for the next turn: ids, reuse and how full the context is are those of plain decoding.
+speculates() {
+    compress "$model" -o "$work/eight.upg" --encoding int8 -q >"$work/out" || return 1
+    for way in off auto 8; do
+        printf 'Lily Lily Lily Lily Lily\nagain again again again\n/regen\nLily Lily Lily\n/stats\n' |
+            "$upg" chat "$work/eight.upg" -n 40 --greedy --seed 1 --json --speculate $way >"$work/$way" || return 1
+    done
+    $python - "$work/off" "$work/auto" "$work/8" <<'END'
+import json, sys
+def read(path):
+    lines = open(path).read().splitlines()
+    answers = [json.loads(x) for x in lines if x.startswith("{")]
+    keys = "text", "finish_reason", "prompt_tokens", "reused_tokens", "tokens"
+    return [[a[k] for k in keys] for a in answers], lines[-1], sum(a["accepted_tokens"] for a in answers)
+off, auto, eight = map(read, sys.argv[1:])
+assert off[:2] == auto[:2] == eight[:2] and len(off[0]) == 4 and off[2] == 0 < eight[2], (off, auto, eight)
+END
+}
 save_load() {
     talk 0 "/system Be kind.\nHello \"you\" \\\\ there\n/save $work/s.json\n" || return 1
     [ "$(stat -c %a "$work/s.json")" = 600 ] || return 1
@@ -139,6 +157,7 @@ check "chat: a seed gives one text for every thread count" one_seed_one_text
 check "run --chat gives chat's first answer; system messages are one" run_is_first_answer
 checkpy "chat: /regen is the answer of the next seed" regen
 checkpy "chat: later turns reuse the session and give what a fresh one gives" reuse
+checkpy "chat --speculate: the same answers, and the same session behind them" speculates
 checkpy "chat: /save and /load" save_load
 checkpy "chat: a bad file to /load is one line, and the conversation goes on" hostile_load
 checkpy "chat: names of control tokens in messages are text" stays_text

@@ -206,6 +206,29 @@ empty_prompt() { exits 0 "$upg" run "$small" -p "" -n 5 -q && exits 0 "$upg" run
 full_context() { # the answer ends where the context does
     text -c 16 -n 100 --seed 1 --json >"$work/a" && has "$work/a" "d['prompt_tokens'] + d['completion_tokens'] <= 17"
 }
+# Whatever is run ahead, the same is written; and something was.
+speculates() {
+    printf 'Lily had a red ball and a blue ball. Lily had a red ball and a blue ball. Lily had a red' >"$work/twice"
+    for options in "--temp 0 -n 60" "--temp 0.7 --seed 3 -n 60 --repeat-penalty 1.1" "--temp 0 -n 400 -c 70" "--temp 0 --logprobs -n 50"; do
+        for way in off auto 0 1 8 31; do
+            # shellcheck disable=SC2086
+            exits 0 "$upg" run "$small" -f "$work/twice" $options -q --speculate $way || return 1
+            [ $way != off ] || cp "$work/out" "$work/a"
+            cmp "$work/out" "$work/a" || { echo "$options --speculate $way"; return 1; }
+        done
+    done
+    exits 0 "$upg" run "$small" -f "$work/twice" --temp 0 -n 60 --speculate 8 &&
+        grep -Eq 'answer: 60 tokens.* [1-9][0-9]* drafted, [1-9][0-9]* accepted, [0-9.]* tokens a run' "$work/err" || return 1
+    exits 0 "$upg" run "$small" -f "$work/twice" --temp 0 -n 60 --speculate off && ! grep -q drafted "$work/err" || return 1
+    for bad in 32 -1 on ""; do
+        exits 2 "$upg" run "$small" -p a --speculate "$bad" && says "not auto, off or a whole number within 0..31" || return 1
+    done
+}
+speculates_json() {
+    "$upg" run "$small" -f "$work/twice" --temp 0 -n 60 --speculate 8 --json >"$work/a" &&
+        has "$work/a" "0 < d['accepted_tokens'] <= d['drafted_tokens'] and d['runs'] + d['accepted_tokens'] == 59" &&
+        "$upg" run "$stories" -f "$work/twice" --temp 0 -n 60 --speculate 8 --json >"$work/a" && has "$work/a" "d['drafted_tokens'] == 0 and d['runs'] == 59"
+}
 failures_of_run() {
     fails "no/such" "$upg" run no/such.upg -p a && fails "no/such" "$upg" run "$small" -f no/such &&
         UPG_ISA=sse fails "UPG_ISA=sse" "$upg" run "$small" -p a && fails "temperature" "$upg" run "$small" -p a --temp 0.001
@@ -247,6 +270,8 @@ checkpy "run -n 0" no_tokens
 check "run: a prompt longer than the context is an error with both numbers" long_prompt
 check "run: an empty prompt works" empty_prompt
 checkpy "run: the answer ends where the context does" full_context
+check "run --speculate: the same text, logprobs and end" speculates
+checkpy "run --speculate --json counts" speculates_json
 check "run fails with one line" failures_of_run
 if [ -s models/tales.upg ]; then
     check "run interrupted: 130, and what was said stays" interrupted_run

@@ -60,7 +60,7 @@ static inline void draw_windows(const upg_model *m, uint64_t seed, int n_windows
         upg_sampler *sampler = upg_sampler_new(upg_model_vocab_size(m), &o, NULL);
         int32_t *t = tokens + (size_t)w * (size_t)window;
         assert_non_null(sampler);
-        t[0] = upg_model_bos(m);
+        t[0] = upg_model_bos(m) < 0 ? 0 : upg_model_bos(m);
         assert_int_equal(upg_session_truncate(s, 0, 0, NULL), 0);
         for (int i = 1; i < window; i++) {
             run_rows(s, &(upg_row){t[i - 1], 0, true}, 1);

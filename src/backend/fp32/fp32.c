@@ -339,6 +339,7 @@ static size_t memory(const upg_backend *base) {
 }
 
 const upg_backend_api upg_backend_fp32 = {.name = "fp32",
+                                          .inexact = true,
                                           .accepts = accepts,
                                           .create = create,
                                           .destroy = destroy,
