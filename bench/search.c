@@ -1,11 +1,13 @@
 // The trellis encoder's quality and speed: signal to noise on a unit Gaussian, and weights a second on one core for
-// each instruction set and mode. Modes take turns and the median of the rounds counts, for machines with other work.
+// each instruction set and mode. Modes take turns, and the median of the rounds' processor times counts, for machines
+// with other work.
 // usage: search [tiles of 256 weights, default 256] [avx512 | avx2 | scalar, default all]
 #include "codec/search.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 // Standard deviation of the codebook over that of the weights, the best for S = 4..8.
 static const double scale[] = {1.04, 1.08, 1.16, 1.20, 1.28};
@@ -51,9 +53,9 @@ static void measure(const char *isa, int s, const double *gauss, int n_tiles) {
         for (size_t i = 0; i < n; i++) x[i] = (float)(gauss[i] / unit);
         for (int round = 0; round < ROUNDS; round++)
             for (int m = 0; m < MODES; m++) {
-                double start = upg_now();
+                const clock_t start = clock();
                 upg_search_tiles(search, modes[m], x, n_tiles, codes, decoded);
-                seconds[m][round] = upg_now() - start;
+                seconds[m][round] = (double)(clock() - start) / CLOCKS_PER_SEC;
                 db[m] = decibels(gauss, decoded, unit, n);
             }
         for (int m = 0; m < MODES; m++) {

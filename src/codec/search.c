@@ -31,14 +31,17 @@ typedef struct kernel {
     int lanes;
     bool (*supported)(void);
     void (*step)(const upg_step *step);
-    void (*pruned)(const upg_step *step, int k);
+    void (*pruned)(const upg_step *step);
+    uint32_t (*choose)(const upg_choice *choice);
+    int blocks_from; // the least S whose pruned steps take the tables in the plain step's order, others in natural
+                     // order
 } kernel;
 
 struct upg_search {
     int s, n; // n = 2^(16-s)
     const kernel *kernel;
     uint16_t *table;   // [3][65536] A, B and E in the kernel's order
-    uint16_t *natural; // [3][65536] the same in natural order; may be table
+    uint16_t *natural; // [3][65536] the same in natural order
     uint16_t *fan;     // [2][n][2^s] A and E of the windows that inherit the same h, side by side
     uint16_t *cost;    // [STEPS+1][TILES][n] costs to go before each step of a pass, up to a constant
     uint16_t least[STEPS + 1][TILES];
@@ -56,6 +59,11 @@ static int largest_cost(int t0, int t1) {
     return half_square(t0, t1) + half_square(127, 127) + 127 * (abs(t0) + abs(t1));
 }
 
+// What to add to E less the products with A for D.
+static uint16_t target_constant(int t0, int t1) {
+    return (uint16_t)(half_square(t0, t1) + 127 * (t0 + t1));
+}
+
 // A cost to go as it counts.
 static uint16_t past_least(uint16_t cost, uint16_t least) {
     return cost - least < UPG_STEP_CAP ? (uint16_t)(cost - least) : UPG_STEP_CAP;
@@ -64,7 +72,7 @@ static uint16_t past_least(uint16_t cost, uint16_t least) {
 // One tile's sums for the plain step, whose tables are in natural order, from the windows within the threshold.
 static void sum_scalar(const upg_step *step, int k, uint16_t threshold, uint16_t *restrict sum) {
     const int s = step->s, n = 65536 >> s, share = 1 << s, t0 = step->target[k][0], t1 = step->target[k][1];
-    const uint16_t f0 = (uint16_t)t0, f1 = (uint16_t)t1, constant = (uint16_t)(half_square(t0, t1) + 127 * (t0 + t1));
+    const uint16_t f0 = (uint16_t)t0, f1 = (uint16_t)t1, constant = target_constant(t0, t1);
     memset(sum, 255, (size_t)n * sizeof *sum);
     for (int v = 0; v < n; v++) {
         const uint16_t *restrict a = step->a + v * share, *restrict e = step->e + v * share;
@@ -92,8 +100,23 @@ static void step_scalar(const upg_step *step) {
     for (int k = 0; k < TILES; k++) run_scalar(step, k, UPG_STEP_CAP);
 }
 
-static void pruned_scalar(const upg_step *step, int k) {
-    run_scalar(step, k, step->threshold);
+static void pruned_scalar(const upg_step *step) {
+    for (int k = 0; k < TILES; k++) run_scalar(step, k, step->threshold);
+}
+
+static uint32_t choose_scalar(const upg_choice *c) {
+    const uint32_t share = 1u << c->s, n = 65536u >> c->s, apart = n >> c->s;
+    const uint16_t *restrict a = c->a, *restrict e = c->e, f0 = (uint16_t)c->target[0], f1 = (uint16_t)c->target[1];
+    uint16_t d[1 << UPG_TRELLIS_MAX_S];
+    for (uint32_t p = 0; p < share; p++)
+        d[p] = (uint16_t)(e[p] - (uint16_t)((a[p] & 255u) * f0) - (uint16_t)((a[p] >> 8) * f1) + c->constant);
+    uint32_t best = UINT32_MAX; // cost << 8 | fresh bits
+    for (uint32_t p = 0; p < share; p++) {
+        uint32_t barred = ((p * n + c->h) & c->mask) == c->fixed ? 0 : UPG_STEP_BARRED;
+        uint32_t key = (barred + d[p] + past_least(c->next[p * apart], c->least)) << 8 | p;
+        best = key < best ? key : best;
+    }
+    return best & 255;
 }
 
 static bool always(void) {
@@ -111,19 +134,18 @@ static bool has_avx512(void) {
 }
 #endif
 
+enum { NONE = UPG_TRELLIS_MAX_S + 1 };
+#define AVX512 32, has_avx512, upg_search_step_avx512, upg_search_pruned_avx512, upg_search_choose_avx512, 6
+#define AVX2   16, has_avx2, upg_search_step_avx2, upg_search_pruned_avx2, choose_scalar, NONE
+#define PLAIN  0, always, step_scalar, pruned_scalar, choose_scalar, NONE
 // Best first. An instruction set that only the CPU backend knows searches with the best below it.
 static const kernel kernels[] = {
 #ifdef __x86_64__
-    {"avx512", 32, has_avx512, upg_search_step_avx512, upg_search_pruned_avx512},
-    {"avx2", 16, has_avx2, upg_search_step_avx2, upg_search_pruned_avx2},
-    {"avxvnni", 16, has_avx2, upg_search_step_avx2, upg_search_pruned_avx2},
-    {"sse41", 0, always, step_scalar, pruned_scalar},
+    {"avx512", AVX512}, {"amx", AVX512},    {"avx2", AVX2},  {"avxvnni", AVX2}, {"sse41", PLAIN},
 #endif
-    {"scalar", 0, always, step_scalar, pruned_scalar},
+    {"scalar", PLAIN},
 #ifdef __aarch64__
-    {"neon", 0, always, step_scalar, pruned_scalar},
-    {"dotprod", 0, always, step_scalar, pruned_scalar},
-    {"i8mm", 0, always, step_scalar, pruned_scalar},
+    {"neon", PLAIN},    {"dotprod", PLAIN}, {"i8mm", PLAIN},
 #endif
 };
 
@@ -211,17 +233,18 @@ static upg_step_kind kind_of(int t0, int t1) {
     return t0 * t1 > 0 && abs(t0) + abs(t1) > SMALL ? UPG_STEP_TWO_TABLES : UPG_STEP_ONE_TABLE;
 }
 
-// Everything a kernel needs to know about the target of tile k in a step of step->kind.
+// Everything a kernel needs to know about the target of tile k in a step of kind step->kinds[k].
 static void set_target(upg_step *step, int k, const int16_t t[2]) {
+    const upg_step_kind kind = step->kinds[k];
     int t0 = t[0], t1 = t[1], u0 = t0, u1 = t1, v0 = 0, v1 = 0;
     step->target[k][0] = t[0];
     step->target[k][1] = t[1];
-    step->use_b[k] = step->kind == UPG_STEP_TWO_TABLES && kind_of(t0, t1) == UPG_STEP_TWO_TABLES;
-    step->constant[k] = (uint16_t)(half_square(t0, t1) + 127 * (t0 + t1));
+    step->use_b[k] = kind == UPG_STEP_TWO_TABLES && kind_of(t0, t1) == UPG_STEP_TWO_TABLES;
+    step->constant[k] = target_constant(t0, t1);
     if (step->use_b[k]) {
         u1 = -t1;
         step->constant[k] = (uint16_t)(step->constant[k] - 255 * t1);
-    } else if (step->kind == UPG_STEP_SPLIT) {
+    } else if (kind == UPG_STEP_SPLIT) {
         // confine() keeps |t0| + |t1| <= 258 where the signs agree; halves rounded against each other stay within
         // SMALL.
         v0 = t0 / 2, u0 = t0 - v0;
@@ -235,18 +258,17 @@ static void set_target(upg_step *step, int k, const int16_t t[2]) {
 static void run_step(const upg_search *search, const group *g, int i, upg_step *step) {
     step->kind = UPG_STEP_ONE_TABLE;
     for (int k = 0; k < TILES; k++) {
-        upg_step_kind kind = kind_of((*g)[k][2 * i], (*g)[k][2 * i + 1]);
-        if (step->threshold) {
-            step->kind = kind;
-            set_target(step, k, &(*g)[k][2 * i]);
-            search->kernel->pruned(step, k);
-        } else if (kind > step->kind) {
-            step->kind = kind;
-        }
+        step->kinds[k] = kind_of((*g)[k][2 * i], (*g)[k][2 * i + 1]);
+        if (step->kinds[k] > step->kind) step->kind = step->kinds[k];
     }
-    if (step->threshold) return;
-    for (int k = 0; k < TILES; k++) set_target(step, k, &(*g)[k][2 * i]);
-    search->kernel->step(step);
+    for (int k = 0; k < TILES; k++) {
+        if (!step->threshold) step->kinds[k] = step->kind;
+        set_target(step, k, &(*g)[k][2 * i]);
+    }
+    if (step->threshold)
+        search->kernel->pruned(step);
+    else
+        search->kernel->step(step);
 }
 
 // Fills costs to go for `steps` steps from step `first` of the tile on, round its end if need be; after the last one
@@ -254,7 +276,7 @@ static void run_step(const upg_search *search, const group *g, int i, upg_step *
 static void costs_to_go(upg_search *search, const group *g, int first, int steps, uint16_t threshold,
                         const uint32_t *end, bool whole) {
     const size_t n = (size_t)search->n, row = TILES * n;
-    const uint16_t *table = threshold ? search->natural : search->table;
+    const uint16_t *table = threshold && search->s < search->kernel->blocks_from ? search->natural : search->table;
     upg_step step = {.s = search->s, .threshold = threshold, .folded = search->folded};
     step.a = table;
     step.b = table + 65536;
@@ -293,22 +315,16 @@ static void fetch(const upg_search *search, int k, int j, uint32_t h) {
 // several the one with the lowest fresh bits.
 static uint32_t best_window(const upg_search *search, int k, int j, const int16_t t[2], uint32_t h, uint32_t mask,
                             uint32_t fixed) {
-    enum { MOST = 1 << UPG_TRELLIS_MAX_S, BARRED = 1 << 20 };
-    const uint32_t share = 1u << search->s, n = (uint32_t)search->n, stride = n >> search->s;
-    const uint16_t *restrict a = search->fan + (h << search->s), *restrict e = a + 65536;
-    const uint16_t f0 = (uint16_t)t[0], f1 = (uint16_t)t[1];
-    const uint16_t constant = (uint16_t)(half_square(t[0], t[1]) + 127 * (t[0] + t[1]));
-    uint16_t d[MOST];
-    for (uint32_t p = 0; p < share; p++)
-        d[p] = (uint16_t)(e[p] - (uint16_t)((a[p] & 255u) * f0) - (uint16_t)((a[p] >> 8) * f1) + constant);
-    const uint16_t *next = next_costs(search, k, j, h), least = search->least[j + 1][k];
-    uint32_t best = UINT32_MAX; // cost << 8 | fresh bits
-    for (uint32_t p = 0; p < share; p++) {
-        uint32_t barred = ((p * n + h) & mask) == fixed ? 0 : BARRED;
-        uint32_t key = (barred + d[p] + past_least(next[p * stride], least)) << 8 | p;
-        best = key < best ? key : best;
-    }
-    return (best & 255) * n + h;
+    const uint16_t *a = search->fan + (h << search->s);
+    upg_choice choice = {.s = search->s, .a = a, .e = a + 65536, .next = next_costs(search, k, j, h)};
+    choice.least = search->least[j + 1][k];
+    choice.target[0] = t[0];
+    choice.target[1] = t[1];
+    choice.constant = target_constant(t[0], t[1]);
+    choice.h = h;
+    choice.mask = mask;
+    choice.fixed = fixed;
+    return search->kernel->choose(&choice) * (uint32_t)search->n + h;
 }
 
 // What the tiles inherit at the seam, by a search over `around` steps on each side of it.

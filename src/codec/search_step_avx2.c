@@ -141,21 +141,20 @@ INLINE void search_pruned(const int s, const upg_step_kind kind, const upg_step 
     step->least[k] = lowest(lowest_costs);
 }
 
-INLINE void run_pruned(const int s, const upg_step *step, int k) {
-    switch (step->kind) {
-    case UPG_STEP_ONE_TABLE:
-    case UPG_STEP_TWO_TABLES: search_pruned(s, UPG_STEP_ONE_TABLE, step, k); break;
-    case UPG_STEP_SPLIT: search_pruned(s, UPG_STEP_SPLIT, step, k); break;
-    }
+INLINE void run_pruned(const int s, const upg_step *step) {
+    for (int k = 0; k < UPG_STEP_TILES; k++)
+        if (step->kinds[k] == UPG_STEP_SPLIT)
+            search_pruned(s, UPG_STEP_SPLIT, step, k);
+        else
+            search_pruned(s, UPG_STEP_ONE_TABLE, step, k);
 }
 
-void upg_search_pruned_avx2(const upg_step *step, int k) {
+void upg_search_pruned_avx2(const upg_step *step) {
     switch (step->s) {
-    case 4: run_pruned(4, step, k); break;
-    case 5: run_pruned(5, step, k); break;
-    case 6: run_pruned(6, step, k); break;
-    case 7: run_pruned(7, step, k); break;
-    case 8: run_pruned(8, step, k); break;
+    case 5: run_pruned(5, step); break;
+    case 6: run_pruned(6, step); break;
+    case 7: run_pruned(7, step); break;
+    case 8: run_pruned(8, step); break;
     }
 }
 #else

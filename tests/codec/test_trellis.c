@@ -172,22 +172,25 @@ static void test_instruction_sets_agree(void **state) {
 // Property: a tile's codes depend on that tile alone, however many are given in a call.
 static void test_grouping(void **state) {
     (void)state;
+    static const upg_search_mode modes[] = {UPG_SEARCH_SEAM, UPG_SEARCH_FAST};
     enum { N = 7 };
-    for (int s = UPG_TRELLIS_MIN_S; s <= UPG_TRELLIS_MAX_S; s++) {
+    for (int i = 0; i < 2 * (UPG_TRELLIS_MAX_S - UPG_TRELLIS_MIN_S + 1); i++) {
+        const upg_search_mode mode = modes[i % 2];
+        const int s = UPG_TRELLIS_MIN_S + i / 2;
         float *x = gaussian_targets(s, N, 7);
         const size_t words = (size_t)upg_trellis_words(s);
         uint32_t whole[N * MAX_WORDS], parts[N * MAX_WORDS];
         int8_t decoded[N * TILE];
         upg_search *search = open_search(s, NULL);
-        upg_search_tiles(search, UPG_SEARCH_SEAM, x, N, whole, decoded);
+        upg_search_tiles(search, mode, x, N, whole, decoded);
         for (int size = 1; size < N; size++) {
             memset(parts, 0, sizeof parts);
             for (int k = 0; k < N; k += size)
-                upg_search_tiles(search, UPG_SEARCH_SEAM, x + k * TILE, k + size < N ? size : N - k,
-                                 parts + (size_t)k * words, decoded);
+                upg_search_tiles(search, mode, x + k * TILE, k + size < N ? size : N - k, parts + (size_t)k * words,
+                                 decoded);
             assert_memory_equal(parts, whole, N * words * 4);
         }
-        upg_search_tiles(search, UPG_SEARCH_SEAM, x, 0, NULL, NULL);
+        upg_search_tiles(search, mode, x, 0, NULL, NULL);
         upg_search_free(search);
         test_free(x);
     }
