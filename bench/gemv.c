@@ -108,8 +108,15 @@ int main(int argc, char **argv) {
     int8_t *q = upg_aligned_alloc((size_t)n * MAX_BATCH + UPG_Q_SLACK, NULL);
     uint8_t *d = upg_alloc((size_t)n / 16 * MAX_BATCH, 1, NULL);
     int32_t *q_sum = upg_alloc((size_t)n / 16 * MAX_BATCH, sizeof *q_sum, NULL);
-    b.l = (upg_linear){
-        .w = &b.w, .n = n, .b = upg_block(n), .q = q, .d = d, .q_sum = q_sum, .m = m, .y_stride = (size_t)b.w.rows};
+    b.l = (upg_linear){.w = &b.w,
+                       .n = n,
+                       .b = upg_block(n),
+                       .end = n / upg_block(n),
+                       .q = q,
+                       .d = d,
+                       .q_sum = q_sum,
+                       .m = m,
+                       .y_stride = (size_t)b.w.rows};
     b.l.y = upg_aligned_alloc((size_t)b.w.rows * MAX_BATCH * sizeof(float), NULL);
     b.w.scale = scale;
     for (int i = 0; i < n * MAX_BATCH; i++) q[i] = (int8_t)(i * 37 % 255 - 127);

@@ -108,6 +108,7 @@ static int product_new(product *p, int kind, int n, const upg_cpu_kernels *kerne
     p->l = (upg_linear){.w = &p->w,
                         .n = n,
                         .b = upg_block(n),
+                        .end = n / upg_block(n),
                         .n_rows = 1,
                         .q = p->q,
                         .d = p->d,

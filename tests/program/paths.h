@@ -145,6 +145,7 @@ static inline void linear_rows(const upg_cpu_kernels *k, const upg_tensor *w, co
     upg_linear l = {.w = w,
                     .n = x->n,
                     .b = x->b,
+                    .end = x->n / x->b,
                     .n_rows = n_rows,
                     .q = q.q,
                     .d = q.d,

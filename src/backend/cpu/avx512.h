@@ -223,9 +223,13 @@ INLINE void transpose16(__m512i v[16]) {
     }
 }
 
-// Step 4 of section 4 for one superband: upg_linear_write in vectors. Totals of rows of the bands lie `apart`, those of
+// upg_linear_finish in vectors. Totals of rows of the bands lie `apart`, those of
 // rows of the batch `stride` apart.
 static void write_rows(const upg_linear *l, int64_t sb, const int32_t *totals, size_t apart, size_t stride) {
+    if (l->sums) {
+        upg_linear_keep(l, totals, apart, stride);
+        return;
+    }
     const int bands = upg_superband_bands(l->w->rows, sb);
     const int64_t left = l->w->rows - sb * 256;
     for (int row = 0; row < l->n_rows; row++, totals += stride) {

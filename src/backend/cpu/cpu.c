@@ -3,7 +3,11 @@
 #include "backend/cpu/cpu.h"
 #include "backend/backend.h"
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+
+// A superband is cut only if there are fewer than 10 a thread, into parts of which there are then fewer than 14.
+enum { SPLIT_ROWS = 16, MAX_PARTS = 14 };
 
 typedef struct cpu_backend {
     upg_backend base;
@@ -33,6 +37,9 @@ typedef struct cpu_backend {
     int n_rows;    // rows the current op runs over
     bool gathered; // those rows are the wanted ones
     upg_linear linear;
+    int parts;              // of each superband of it
+    int32_t *sums;          // [superbands][parts][rows][256] of the parts: at most MAX_PARTS a thread, SPLIT_ROWS rows
+    atomic_int *parts_done; // [superbands]
 } cpu_backend;
 
 static bool accepts(const upg_weights *source) {
@@ -91,6 +98,10 @@ static int reserve_rows(cpu_backend *b, upg_error *e) {
         !(b->wanted = reserve(b, (size_t)b->options.max_logits, sizeof *b->wanted, e)) ||
         !(b->cosine = reserve(b, table, sizeof *b->cosine, e)) || !(b->sine = reserve(b, table, sizeof *b->sine, e)) ||
         !(b->kv = reserve(b, kv, upg_kv_head_bytes(c->head_dim), e)))
+        return -1;
+    size_t threads = (size_t)upg_pool_threads(b->options.pool), few = rows < SPLIT_ROWS ? rows : SPLIT_ROWS;
+    if (!(b->sums = reserve(b, MAX_PARTS * threads * few, 256 * sizeof *b->sums, e)) ||
+        !(b->parts_done = reserve(b, MAX_PARTS * threads, sizeof *b->parts_done, e)))
         return -1;
     b->scratch = reserve(b, (size_t)upg_pool_threads(b->options.pool), sizeof *b->scratch, e);
     if (!b->scratch) return -1;
@@ -169,9 +180,25 @@ static void quantise_task(void *ctx, int row, int thread) {
     b->flags[batch_row(b, row)] |= (uint8_t)f;
 }
 
-static void linear_task(void *ctx, int superband, int thread) {
+// A superband, or some of its groups: whoever does the last of them adds up the sums, which are integers, so that it
+// makes no difference who does what.
+static void linear_task(void *ctx, int task, int thread) {
     cpu_backend *b = ctx;
-    b->kernels->linear(&b->linear, superband, &b->scratch[thread]);
+    const int parts = b->parts, sb = task / parts, part = task % parts, size = b->n_rows * 256;
+    upg_linear l = b->linear;
+    if (parts == 1) {
+        b->kernels->linear(&l, sb, &b->scratch[thread]);
+        return;
+    }
+    int32_t *all = b->sums + (size_t)(sb * parts) * (size_t)size;
+    l.first = part * b->linear.end / parts;
+    l.end = (part + 1) * b->linear.end / parts;
+    l.sums = all + part * size;
+    b->kernels->linear(&l, sb, &b->scratch[thread]);
+    if (atomic_fetch_add_explicit(&b->parts_done[sb], 1, memory_order_acq_rel) < parts - 1) return;
+    for (int i = 1; i < parts; i++)
+        for (int j = 0; j < size; j++) all[j] += all[i * size + j];
+    for (int row = 0; row < b->n_rows; row++) upg_linear_write(&l, sb, row, all + row * 256);
 }
 
 // This layer's part of the cache.
@@ -283,9 +310,18 @@ static void gather_task(void *ctx, int row, int thread) {
     memcpy(row_of(b, b->op->out, row), row_of(b, b->op->in, b->wanted[row]), (size_t)b->op->n * sizeof(float));
 }
 
+// How many parts a superband of a few rows is cut into. Threads take whole superbands where that keeps them all busy
+// but for a tenth of the time.
+static int parts_of(const cpu_backend *b, int superbands, int groups) {
+    const int threads = upg_pool_threads(b->options.pool), rounds = (superbands + threads - 1) / threads;
+    if (b->n_rows > SPLIT_ROWS || rounds * threads * 10 <= superbands * 11) return 1;
+    const int parts = (4 * threads + superbands - 1) / superbands;
+    return parts < groups ? parts : groups;
+}
+
 static void run_linear(cpu_backend *b) {
     const upg_op *op = b->op;
-    int n = (int)upg_pad16(op->n);
+    const int n = (int)upg_pad16(op->n);
     b->linear = (upg_linear){.w = b->program->weights[op->weight],
                              .n = n,
                              .b = upg_block(n),
@@ -294,9 +330,13 @@ static void run_linear(cpu_backend *b) {
                              .d = b->q.d,
                              .q_sum = b->q.q_sum,
                              .m = b->m,
+                             .end = n / upg_block(n),
                              .y = b->buffers[op->out] + op->out_col,
                              .y_stride = (size_t)b->program->widths[op->out]};
-    upg_pool_run(b->options.pool, linear_task, b, (int)((b->linear.w->rows + 255) / 256));
+    const int superbands = (int)((b->linear.w->rows + 255) / 256);
+    b->parts = parts_of(b, superbands, b->linear.end);
+    for (int i = 0; b->parts > 1 && i < superbands; i++) atomic_init(&b->parts_done[i], 0);
+    upg_pool_run(b->options.pool, linear_task, b, superbands * b->parts);
 }
 
 static void run_op(cpu_backend *b) {

@@ -15,6 +15,8 @@ typedef struct upg_linear {
     const uint8_t *d;     // [n/b][n_rows]
     const int32_t *q_sum; // [n/b][n_rows]
     const float *m;       // [n_rows]
+    int first, end;       // the groups to multiply
+    int32_t *sums;        // NULL, or [n_rows][16 rows][16 bands] that get their sums, and y nothing
     float *y;             // [n_rows] rows, y_stride apart; weight rows 0.. are written
     size_t y_stride;
 } upg_linear;
@@ -95,4 +97,16 @@ static inline void upg_linear_write(const upg_linear *l, int64_t sb, int row, co
             int64_t i = sb * 256 + band * 16 + r;
             if (i < l->w->rows) y[i] = (float)total[r * 16 + band] * (l->w->scale[i] * m);
         }
+}
+// What a kernel does with its sums of one superband: rows of the bands lie `apart`, rows of the batch `stride` apart.
+static inline void upg_linear_keep(const upg_linear *l, const int32_t *totals, size_t apart, size_t stride) {
+    for (int row = 0; row < l->n_rows; row++)
+        for (int r = 0; r < 16; r++)
+            memcpy(l->sums + row * 256 + r * 16, totals + (size_t)row * stride + (size_t)r * apart, 64);
+}
+static inline void upg_linear_finish(const upg_linear *l, int64_t sb, const int32_t *totals) {
+    if (l->sums)
+        upg_linear_keep(l, totals, 16, 256);
+    else
+        for (int row = 0; row < l->n_rows; row++) upg_linear_write(l, sb, row, totals + row * 256);
 }

@@ -219,7 +219,7 @@ static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
     const int rows = padded(l);
     memset(scratch->total, 0, (size_t)rows * 256 * sizeof *scratch->total);
     configure(rows < TILE_ROWS ? rows : TILE_ROWS, l->b < 64 ? l->b : 64);
-    for (int g = 0; g < l->n / l->b; g++) {
+    for (int g = l->first; g < l->end; g++) {
         if (l->w->encoding == UPG_SPARSE) expand_group(l, sb, g, scratch);
         for (int r = 0; r < 16; r += HALF) {
             const uint8_t *panel = scratch->panel;

@@ -11,9 +11,9 @@
 #include "program/ops.h"
 
 INLINE void one_row(const upg_linear *l, int64_t sb, int32_t *total, int s) {
-    int nb = upg_superband_bands(l->w->rows, sb), steps = l->b / 16, groups = l->n / l->b;
-    const uint8_t *p = l->w->data + upg_panel_offset(l->w->rows, l->w->cols, 4 * s, sb, 0);
-    for (int g = 0; g < groups; g++) {
+    int nb = upg_superband_bands(l->w->rows, sb), steps = l->b / 16;
+    const uint8_t *p = l->w->data + upg_panel_offset(l->w->rows, l->w->cols, 4 * s, sb, l->first * steps);
+    for (int g = l->first; g < l->end; g++) {
         __m512i acc[16];
         for (int r = 0; r < 16; r++) acc[r] = _mm512_setzero_si512();
         for (int t = g * steps; t < (g + 1) * steps; t++, p += (size_t)nb * 16 * (size_t)s) {
@@ -83,7 +83,7 @@ static void decode_group(const upg_linear *l, int64_t sb, int g, uint8_t *panel)
 
 static void sparse_one_row(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
     enum { AHEAD = 6144 }; // bytes of values, which take a quarter as many of masks
-    for (int g = 0; g < l->n / l->b; g++) {
+    for (int g = l->first; g < l->end; g++) {
         upg_sparse_block s = upg_sparse_block_at(l, sb, g);
         const uint8_t *p = byte_values(l, &s, scratch->values), *end = p + s.n_values, *mask = s.masks,
                       *end_of_block = s.masks + 32 * l->b;
@@ -112,11 +112,10 @@ static void sparse_one_row(const upg_linear *l, int64_t sb, upg_scratch *scratch
 
 static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
     int32_t *total = scratch->total;
-    const int groups = l->n / l->b;
     memset(total, 0, (size_t)l->n_rows * 256 * sizeof *total);
     if (l->w->encoding == UPG_INT8) {
         size_t quad = (size_t)upg_superband_bands(l->w->rows, sb) * 4;
-        for (int g = 0; g < groups; g++) {
+        for (int g = l->first; g < l->end; g++) {
             size_t at = upg_panel_offset(l->w->rows, l->w->cols, 64, sb, (int64_t)g * (l->b / 16));
             bytes w = {l->w->data + at, quad, 4 * quad, 64 * quad};
             multiply_group(l, g, &w, total);
@@ -128,7 +127,7 @@ static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
         switch (l->w->s) { FOR_EACH_S(CALL) }
 #undef CALL
     } else {
-        for (int g = 0; g < groups; g++) {
+        for (int g = l->first; g < l->end; g++) {
             if (l->w->encoding == UPG_SPARSE)
                 expand_group(l, sb, g, scratch);
             else

@@ -42,9 +42,9 @@ static const uint8_t *expand_group(const upg_tensor *w, int64_t sb, int g, uint8
 }
 
 static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
-    int nb = upg_superband_bands(l->w->rows, sb), groups = l->n / l->b, steps = l->b / 16;
+    int nb = upg_superband_bands(l->w->rows, sb), steps = l->b / 16;
     memset(scratch->total, 0, (size_t)l->n_rows * 256 * sizeof(int32_t));
-    for (int g = 0; g < groups; g++) {
+    for (int g = l->first; g < l->end; g++) {
         const uint8_t *panel = l->w->encoding == UPG_SPARSE
                                    ? expand_group(l->w, sb, g, scratch->panel)
                                    : decode_group(l->w, sb, g * steps, (g + 1) * steps, scratch->panel);
@@ -65,7 +65,7 @@ static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
                 }
         }
     }
-    for (int row = 0; row < l->n_rows; row++) upg_linear_write(l, sb, row, scratch->total + (size_t)row * 256);
+    upg_linear_finish(l, sb, scratch->total);
 }
 
 static bool supported(void) {

@@ -60,8 +60,8 @@ INLINE void one_tile_row(const uint8_t *p, int nb, int s, int r, const int8_t *q
 }
 
 INLINE void one_row(const upg_linear *l, int64_t sb, int32_t *total, int s) {
-    int nb = upg_superband_bands(l->w->rows, sb), steps = l->b / 16, groups = l->n / l->b;
-    for (int g = 0; g < groups; g++) {
+    int nb = upg_superband_bands(l->w->rows, sb), steps = l->b / 16;
+    for (int g = l->first; g < l->end; g++) {
         const uint8_t *p = l->w->data + upg_panel_offset(l->w->rows, l->w->cols, 4 * s, sb, (int64_t)g * steps);
         const int8_t *q = l->q + g * l->b;
         for (int band = 0; band < nb; band += LANES) {
@@ -192,7 +192,7 @@ INLINE const uint8_t *byte_values(const upg_linear *l, const upg_sparse_block *s
 
 static void sparse_one_row(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
     enum { PARTS = 16 / LANES };
-    for (int g = 0; g < l->n / l->b; g++) {
+    for (int g = l->first; g < l->end; g++) {
         upg_sparse_block s = upg_sparse_block_at(l, sb, g);
         const uint8_t *p = byte_values(l, &s, scratch->values), *end = p + s.n_values, *mask = s.masks;
         const int8_t *q = l->q + g * l->b;
@@ -228,10 +228,10 @@ static void expand_group(const upg_linear *l, int64_t sb, int g, upg_scratch *sc
 
 static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
     int32_t *total = scratch->total;
-    int nb = upg_superband_bands(l->w->rows, sb), groups = l->n / l->b;
+    int nb = upg_superband_bands(l->w->rows, sb);
     memset(total, 0, (size_t)l->n_rows * 256 * sizeof *total);
     if (l->w->encoding == UPG_INT8) {
-        for (int g = 0; g < groups; g++)
+        for (int g = l->first; g < l->end; g++)
             multiply_group(l, g,
                            l->w->data + upg_panel_offset(l->w->rows, l->w->cols, 64, sb, (int64_t)g * (l->b / 16)), nb,
                            nb, total);
@@ -242,7 +242,7 @@ static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
         switch (l->w->s) { FOR_EACH_S(CALL) }
 #undef CALL
     } else {
-        for (int g = 0; g < groups; g++) {
+        for (int g = l->first; g < l->end; g++) {
             if (l->w->encoding == UPG_SPARSE)
                 expand_group(l, sb, g, scratch);
             else
@@ -250,5 +250,5 @@ static void linear(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
             multiply_group(l, g, scratch->panel, 16, nb, total);
         }
     }
-    for (int row = 0; row < l->n_rows; row++) upg_linear_write(l, sb, row, total + (size_t)row * 256);
+    upg_linear_finish(l, sb, total);
 }
