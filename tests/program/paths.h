@@ -14,6 +14,11 @@
 #include "backend/cpu/cpu.h"
 #include "base/thread.h"
 
+// Under an emulator, which is too slow for everything.
+#ifndef EMULATED
+#define EMULATED 0
+#endif
+
 // The p-th of this processor's instruction sets, or NULL. The first is scalar: the others are compared with it.
 static inline const upg_cpu_kernels *path(int p) {
     int n = 0;
