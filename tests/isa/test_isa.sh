@@ -47,7 +47,7 @@ isas() { UPG_ISA=none "$@" "$work/3.upg" 1 2>&1 | sed -n 's/.*one of //p' | tr -
 x86() {
     if [ "$(uname -m)" != x86_64 ] || ! command -v qemu-x86_64 >/dev/null; then
         echo "skip x86-64: qemu-x86_64 is not installed, or this is another processor"
-    elif grep -q __asan_init "$here"; then
+    elif grep -q "__[at]san_init" "$here"; then
         echo "skip x86-64: sanitizers do not run under qemu"
     else
         for pair in core2duo/scalar Nehalem/sse41 Haswell/avx2; do

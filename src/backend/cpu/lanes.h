@@ -99,13 +99,10 @@ static void decode_group(const upg_linear *l, int64_t sb, int g, uint8_t *panel)
 #undef CALL
 }
 
-// The weights of TILE_ROWS rows from r on, QUADS quads each.
-INLINE void tile_weights(weights w[TILE_ROWS][QUADS], const uint8_t *panel, int lanes, int t, int r, int i, int band) {
+// The weights of TILE_ROWS rows, QUADS quads each, whose words are `lanes` apart from p on.
+INLINE void tile_weights(weights w[TILE_ROWS][QUADS], const uint8_t *p, size_t lanes) {
     for (int k = 0; k < TILE_ROWS; k++)
-        for (int m = 0; m < QUADS; m++) {
-            size_t word = (size_t)t * 64 + (size_t)(r + k) * 4 + (size_t)(i + m);
-            w[k][m] = of_codes(load(panel + (word * (size_t)lanes + (size_t)band) * 4));
-        }
+        for (int m = 0; m < QUADS; m++) w[k][m] = of_codes(load(p + (size_t)(k * 4 + m) * lanes * 4));
 }
 
 INLINE void add_row(const upg_linear *l, int g, int row, int r, int band, sums sum, int32_t *totals) {
@@ -113,17 +110,17 @@ INLINE void add_row(const upg_linear *l, int g, int row, int r, int band, sums s
     add_group(totals + (size_t)row * 256 + r * 16 + band, sum, CODES_OFFSET * l->q_sum[at], l->d[at]);
 }
 
-// One batch row, rows r..r+TILE_ROWS-1 of the tiles, lanes from `band`, over one group's panel whose words are `lanes`
-// apart.
-INLINE void multiply_row(const upg_linear *l, int g, const uint8_t *panel, int lanes, int band, int row, int r,
+// One batch row, rows r..r+TILE_ROWS-1 of the tiles, lanes from `band`, over one group's panel: p is their first word,
+// words are `lanes` apart.
+INLINE void multiply_row(const upg_linear *l, int g, const uint8_t *p, size_t lanes, int band, int row, int r,
                          int32_t *totals) {
     sums acc[TILE_ROWS];
     for (int k = 0; k < TILE_ROWS; k++) acc[k] = no_sums();
     const int8_t *q = l->q + (size_t)row * (size_t)l->n + (size_t)g * (size_t)l->b;
-    for (int t = 0; t < l->b / 16; t++)
+    for (int t = 0; t < l->b / 16; t++, p += 256 * lanes)
         for (int i = 0; i < 4; i += QUADS) {
             weights w[TILE_ROWS][QUADS];
-            tile_weights(w, panel, lanes, t, r, i, band);
+            tile_weights(w, p + (size_t)i * lanes * 4, lanes);
             for (int k = 0; k < TILE_ROWS; k++) acc[k] = add(acc[k], w[k], q + t * 16 + i * 4);
         }
     for (int k = 0; k < TILE_ROWS; k++) add_row(l, g, row, r + k, band, acc[k], totals);
@@ -148,17 +145,17 @@ INLINE sums second_of(pair_sums sum) {
 #endif
 
 // The same of one or two pairs of batch rows.
-INLINE void multiply_pairs(const upg_linear *l, int g, const uint8_t *panel, int lanes, int band, int row, int pairs,
+INLINE void multiply_pairs(const upg_linear *l, int g, const uint8_t *p, size_t lanes, int band, int row, int pairs,
                            int r, int32_t *totals) {
     pair_sums acc[2][TILE_ROWS];
     for (int j = 0; j < pairs; j++)
         for (int k = 0; k < TILE_ROWS; k++) acc[j][k] = no_pair();
     size_t n = (size_t)l->n;
     const int8_t *q = l->q + (size_t)row * n + (size_t)g * (size_t)l->b;
-    for (int t = 0; t < l->b / 16; t++)
+    for (int t = 0; t < l->b / 16; t++, p += 256 * lanes)
         for (int i = 0; i < 4; i += QUADS) {
             weights w[TILE_ROWS][QUADS];
-            tile_weights(w, panel, lanes, t, r, i, band);
+            tile_weights(w, p + (size_t)i * lanes * 4, lanes);
             for (int j = 0; j < pairs; j++) {
                 const int8_t *at = q + (size_t)(2 * j) * n + t * 16 + i * 4;
                 for (int k = 0; k < TILE_ROWS; k++) acc[j][k] = add_pair(acc[j][k], w[k], at, at + n);
@@ -172,15 +169,17 @@ INLINE void multiply_pairs(const upg_linear *l, int g, const uint8_t *panel, int
 }
 
 static void multiply_group(const upg_linear *l, int g, const uint8_t *panel, int lanes, int nb, int32_t *totals) {
+    size_t apart = (size_t)lanes;
     for (int r = 0; r < 16; r += TILE_ROWS)
         for (int band = 0; band < nb; band += LANES) {
+            const uint8_t *p = panel + ((size_t)r * 4 * apart + (size_t)band) * 4;
             int row = 0;
-            for (; row + 4 <= l->n_rows; row += 4) multiply_pairs(l, g, panel, lanes, band, row, 2, r, totals);
+            for (; row + 4 <= l->n_rows; row += 4) multiply_pairs(l, g, p, apart, band, row, 2, r, totals);
             if (row + 2 <= l->n_rows) {
-                multiply_pairs(l, g, panel, lanes, band, row, 1, r, totals);
+                multiply_pairs(l, g, p, apart, band, row, 1, r, totals);
                 row += 2;
             }
-            if (row < l->n_rows) multiply_row(l, g, panel, lanes, band, row, r, totals);
+            if (row < l->n_rows) multiply_row(l, g, p, apart, band, row, r, totals);
         }
 }
 
