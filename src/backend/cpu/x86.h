@@ -28,6 +28,16 @@ INLINE __m128i bytes_at(const int8_t *p) {
     return LANES == 8 ? _mm_loadu_si128((const __m128i *)p) : _mm_loadl_epi64((const __m128i *)p);
 }
 
+INLINE int32_t sum_of_lanes(vec v) {
+#if LANES == 8
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128((native)v), _mm256_extracti128_si256((native)v, 1));
+#else
+    __m128i s = (native)v;
+#endif
+    s = _mm_hadd_epi32(s, s);
+    return _mm_cvtsi128_si32(_mm_hadd_epi32(s, s));
+}
+
 static void attention_dots(const int8_t *q, const int8_t *keys, int n, int dim, int32_t *dots) {
     for (int j = 0; j < n; j++) {
         const int8_t *k = keys + (size_t)j * (size_t)dim;
@@ -35,8 +45,7 @@ static void attention_dots(const int8_t *q, const int8_t *keys, int n, int dim, 
         int i = 0;
         for (; i + 2 * LANES <= dim; i += 2 * LANES)
             sum += (vec)I(madd_epi16)(wide(bytes_at(q + i)), wide(bytes_at(k + i)));
-        int32_t dot = 0;
-        for (int lane = 0; lane < LANES; lane++) dot += (int32_t)sum[lane];
+        int32_t dot = sum_of_lanes(sum);
         for (; i < dim; i++) dot += q[i] * k[i];
         dots[j] = dot;
     }
