@@ -108,6 +108,8 @@ $B/isa/%: $B/tests/isa/%.o $B/libupg.a
 	$(LINK_ISA)
 $B/isa/%: $B/tests/program/%.o $B/libupg.a
 	$(LINK_ISA)
+$B/isa/%: $B/bench/%.o $B/libupg.a
+	$(LINK_ISA)
 # Tests of the command's own parts, all but its main().
 $B/libcli.a: $(filter-out %/main.o,$(CLI_OBJ))
 	$(if $V,,@echo "  AR   $@")

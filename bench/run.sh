@@ -12,6 +12,9 @@ say "Trellis search: signal-to-noise ratio on a unit Gaussian, and weights a sec
 say "Linear layer: one row and batches of 8 and 64 over a Phi-4 gate/up matrix"
 "$build/bench/gemv"
 
+say "Instructions a weight of its kernels, and what differs from bench/instructions.txt"
+bench/instructions.sh "$build"
+
 say "Whole models: prompt of 512 tokens, answer of 128"
 prompt=$(mktemp)
 trap 'rm -f "$prompt"' EXIT

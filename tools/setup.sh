@@ -7,7 +7,11 @@ wanted= # what a goal can do without
 for goal in "$@"; do
     case $goal in
     demo) wanted="$wanted ca-certificates python3-pip" ;;
-    test) packages="$packages git libcmocka-dev libpcre2-dev python3 python3-numpy" ;;
+    test)
+        packages="$packages git libcmocka-dev libpcre2-dev python3 python3-numpy"
+        wanted="$wanted qemu-user"
+        [ "$(uname -m)" = aarch64 ] || wanted="$wanted gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+        ;;
     fuzz) packages="$packages clang llvm libclang-rt-dev libpcre2-dev" ;;
     esac
 done

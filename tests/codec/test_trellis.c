@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <cmocka.h>
+#include "backend/cpu/cpu.h"
 #include "codec/search.h"
 
 enum { TILE = 256, STEPS = UPG_TRELLIS_STEPS, MAX_WORDS = 4 * UPG_TRELLIS_MAX_S };
@@ -362,6 +363,17 @@ static void test_far_targets(void **state) {
 }
 
 // Property: what can't be had is refused with a reason.
+// UPG_ISA is one variable for the backend and the search.
+static void test_knows_the_backends_instruction_sets(void **state) {
+    (void)state;
+    for (size_t i = 0; upg_cpu_all[i]; i++) {
+        upg_error e = {{0}};
+        upg_search *search = upg_cpu_all[i]->supported() ? upg_search_new(6, upg_cpu_all[i]->isa, &e) : NULL;
+        if (!search && upg_cpu_all[i]->supported()) fail_msg("%s", e.message);
+        upg_search_free(search);
+    }
+}
+
 static void test_refusals(void **state) {
     (void)state;
     static const struct {
@@ -388,6 +400,7 @@ int main(void) {
         cmocka_unit_test(test_modes_keep_their_order),
         cmocka_unit_test(test_optimal),
         cmocka_unit_test(test_far_targets),
+        cmocka_unit_test(test_knows_the_backends_instruction_sets),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,13 +14,22 @@
 #include "backend/cpu/cpu.h"
 #include "base/thread.h"
 
+// Under an emulator, which is too slow for everything.
+#ifndef EMULATED
+#define EMULATED 0
+#endif
+
 // The p-th of this processor's instruction sets, or NULL. The first is scalar: the others are compared with it.
 static inline const upg_cpu_kernels *path(int p) {
-    int n = 0;
-    while (upg_cpu_all[n]) n++;
-    while (n--)
-        if (upg_cpu_all[n]->supported() && !p--) return upg_cpu_all[n];
-    return NULL;
+    static const upg_cpu_kernels *all[32]; // asking the processor takes long in a virtual machine
+    static int count = -1;
+    if (count < 0) {
+        int n = count = 0;
+        while (upg_cpu_all[n]) n++;
+        while (n--)
+            if (upg_cpu_all[n]->supported()) all[count++] = upg_cpu_all[n];
+    }
+    return p < count ? all[p] : NULL;
 }
 
 static struct report {

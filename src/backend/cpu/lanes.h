@@ -1,4 +1,5 @@
-// The linear layer (docs/arithmetic.md, section 4, steps 3 and 4) in vectors of LANES 32-bit lanes, a lane for a band:
+// The linear layer (docs/arithmetic.md, section 4, steps 3 and 4) in vectors of LANES 32-bit lanes, a lane for a band,
+// and attention's dot products, a lane for a key:
 // the text that every instruction set but scalar and AVX-512 shares. Each includes it once, after it has defined
 //
 //   vec, LANES                a vector of uint32_t by gcc's vector extension, so that + | >> are written as they are
@@ -14,6 +15,7 @@
 //   TILE_ROWS                 rows of tiles that a batch's multiplication has in registers
 //   PAIRS                     optional, with pair_sums, no_pair, add_pair, first_of, second_of: sums of two batch rows
 //   expand(mask, p)           the LANES*4 weights of a sparse mask, bytes w, 0 where none is kept; p moves on
+//   attention_mix             of ops.h
 //   look_up(from, to)         64 4-bit values of a sparse block (32 bytes) as bytes w+127
 #include "backend/cpu/cpu.h"
 
@@ -27,6 +29,38 @@ INLINE vec load(const void *p) {
 INLINE void store(void *p, vec v) {
     memcpy(p, &v, sizeof v);
 }
+
+// ---- Attention
+
+// Dot products of `queries` queries from i with LANES keys, part of a tile.
+INLINE void some_dots(upg_attention *t, const int8_t *keys, int i, int queries, int key) {
+    sums sum[4];
+    for (int a = 0; a < queries; a++) sum[a] = no_sums();
+    for (int d = 0; d < t->D; d += 4 * QUADS) {
+        weights k[QUADS];
+        for (int m = 0; m < QUADS; m++) k[m] = of_signed(load(keys + (d + 4 * m) * 16));
+        for (int a = 0; a < queries; a++) sum[a] = add(sum[a], k, t->q[i + a] + d);
+    }
+    for (int a = 0; a < queries; a++) {
+        int32_t q_sum = 0;
+        for (int d = 0; SIGNED_OFFSET && d < t->D; d++) q_sum += t->q[i + a][d];
+        store(t->dots[i + a] + key, (vec)((signed_vec)dots(sum[a]) + SIGNED_OFFSET * q_sum));
+    }
+}
+
+static void attention_dots(upg_attention *t, const int8_t *k, int from, int to) {
+    for (int key = from; key < to; key += LANES) {
+        const int8_t *keys = k + (size_t)(key / 16) * (size_t)t->D * 16 + (size_t)(key % 16) * 4;
+        int i = 0;
+        for (; i + 4 <= t->n; i += 4) some_dots(t, keys, i, 4, key);
+        for (; i < t->n; i++) some_dots(t, keys, i, 1, key);
+    }
+}
+
+#define ATTENTION_SUMS
+#include "program/ops.h"
+
+// ---- Linear layers
 
 // The windows of steps `step` and step + 1. w points at the tile's first word for these lanes; words are `stride` bytes
 // apart.
@@ -99,13 +133,10 @@ static void decode_group(const upg_linear *l, int64_t sb, int g, uint8_t *panel)
 #undef CALL
 }
 
-// The weights of TILE_ROWS rows from r on, QUADS quads each.
-INLINE void tile_weights(weights w[TILE_ROWS][QUADS], const uint8_t *panel, int lanes, int t, int r, int i, int band) {
+// The weights of TILE_ROWS rows, QUADS quads each, whose words are `lanes` apart from p on.
+INLINE void tile_weights(weights w[TILE_ROWS][QUADS], const uint8_t *p, size_t lanes) {
     for (int k = 0; k < TILE_ROWS; k++)
-        for (int m = 0; m < QUADS; m++) {
-            size_t word = (size_t)t * 64 + (size_t)(r + k) * 4 + (size_t)(i + m);
-            w[k][m] = of_codes(load(panel + (word * (size_t)lanes + (size_t)band) * 4));
-        }
+        for (int m = 0; m < QUADS; m++) w[k][m] = of_codes(load(p + (size_t)(k * 4 + m) * lanes * 4));
 }
 
 INLINE void add_row(const upg_linear *l, int g, int row, int r, int band, sums sum, int32_t *totals) {
@@ -113,17 +144,17 @@ INLINE void add_row(const upg_linear *l, int g, int row, int r, int band, sums s
     add_group(totals + (size_t)row * 256 + r * 16 + band, sum, CODES_OFFSET * l->q_sum[at], l->d[at]);
 }
 
-// One batch row, rows r..r+TILE_ROWS-1 of the tiles, lanes from `band`, over one group's panel whose words are `lanes`
-// apart.
-INLINE void multiply_row(const upg_linear *l, int g, const uint8_t *panel, int lanes, int band, int row, int r,
+// One batch row, rows r..r+TILE_ROWS-1 of the tiles, lanes from `band`, over one group's panel: p is their first word,
+// words are `lanes` apart.
+INLINE void multiply_row(const upg_linear *l, int g, const uint8_t *p, size_t lanes, int band, int row, int r,
                          int32_t *totals) {
     sums acc[TILE_ROWS];
     for (int k = 0; k < TILE_ROWS; k++) acc[k] = no_sums();
     const int8_t *q = l->q + ((size_t)g * (size_t)l->n_rows + (size_t)row) * (size_t)l->b;
-    for (int t = 0; t < l->b / 16; t++)
+    for (int t = 0; t < l->b / 16; t++, p += 256 * lanes)
         for (int i = 0; i < 4; i += QUADS) {
             weights w[TILE_ROWS][QUADS];
-            tile_weights(w, panel, lanes, t, r, i, band);
+            tile_weights(w, p + (size_t)i * lanes * 4, lanes);
             for (int k = 0; k < TILE_ROWS; k++) acc[k] = add(acc[k], w[k], q + t * 16 + i * 4);
         }
     for (int k = 0; k < TILE_ROWS; k++) add_row(l, g, row, r + k, band, acc[k], totals);
@@ -148,16 +179,16 @@ INLINE sums second_of(pair_sums sum) {
 #endif
 
 // The same of one or two pairs of batch rows.
-INLINE void multiply_pairs(const upg_linear *l, int g, const uint8_t *panel, int lanes, int band, int row, int pairs,
+INLINE void multiply_pairs(const upg_linear *l, int g, const uint8_t *p, size_t lanes, int band, int row, int pairs,
                            int r, int32_t *totals) {
     pair_sums acc[2][TILE_ROWS];
     for (int j = 0; j < pairs; j++)
         for (int k = 0; k < TILE_ROWS; k++) acc[j][k] = no_pair();
     const int8_t *q = l->q + ((size_t)g * (size_t)l->n_rows + (size_t)row) * (size_t)l->b;
-    for (int t = 0; t < l->b / 16; t++)
+    for (int t = 0; t < l->b / 16; t++, p += 256 * lanes)
         for (int i = 0; i < 4; i += QUADS) {
             weights w[TILE_ROWS][QUADS];
-            tile_weights(w, panel, lanes, t, r, i, band);
+            tile_weights(w, p + (size_t)i * lanes * 4, lanes);
             for (int j = 0; j < pairs; j++) {
                 const int8_t *at = q + 2 * j * l->b + t * 16 + i * 4;
                 for (int k = 0; k < TILE_ROWS; k++) acc[j][k] = add_pair(acc[j][k], w[k], at, at + l->b);
@@ -171,15 +202,17 @@ INLINE void multiply_pairs(const upg_linear *l, int g, const uint8_t *panel, int
 }
 
 static void multiply_group(const upg_linear *l, int g, const uint8_t *panel, int lanes, int nb, int32_t *totals) {
+    size_t apart = (size_t)lanes;
     for (int r = 0; r < 16; r += TILE_ROWS)
         for (int band = 0; band < nb; band += LANES) {
+            const uint8_t *p = panel + ((size_t)r * 4 * apart + (size_t)band) * 4;
             int row = 0;
-            for (; row + 4 <= l->n_rows; row += 4) multiply_pairs(l, g, panel, lanes, band, row, 2, r, totals);
+            for (; row + 4 <= l->n_rows; row += 4) multiply_pairs(l, g, p, apart, band, row, 2, r, totals);
             if (row + 2 <= l->n_rows) {
-                multiply_pairs(l, g, panel, lanes, band, row, 1, r, totals);
+                multiply_pairs(l, g, p, apart, band, row, 1, r, totals);
                 row += 2;
             }
-            if (row < l->n_rows) multiply_row(l, g, panel, lanes, band, row, r, totals);
+            if (row < l->n_rows) multiply_row(l, g, p, apart, band, row, r, totals);
         }
 }
 

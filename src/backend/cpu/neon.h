@@ -9,8 +9,6 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-#include "program/ops.h"
-
 typedef uint32x4_t vec;
 #define LANES 4
 enum { QUADS = 2, CODES_OFFSET = 1, SIGNED_OFFSET = 0, WINDOWS_OFFSET = 1 };
@@ -139,6 +137,31 @@ INLINE vec expand(const uint8_t *mask, const uint8_t **p) {
     uint8x16_t at = vcombine_u8(vcreate_u8(places[mask[0]]), vcreate_u8(places_behind[mask[1]]));
     *p = second + __builtin_popcount(mask[1]);
     return vreinterpretq_u32_u8(vqtbl1q_u8(vsubq_u8(values, vdupq_n_u8(127)), at));
+}
+
+// ---- Attention
+
+// Sums of one query for four dimensions, each in a vector of its own: words of 16 bits, four positions side by side.
+INLINE void some_sums(upg_attention *t, const int16_t *words, const int8_t *v, int i, int d, int from, int to) {
+    int32x4_t sum[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
+    for (int j = from; j < to; j += 4) {
+        int8x16_t bytes = vld1q_s8(v + ((size_t)(j / 4) * (size_t)t->D + (size_t)d) * 4);
+        int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_s8(vget_high_s8(bytes));
+        int16x4_t w = vld1_s16(words + j);
+        sum[0] = vmlal_s16(sum[0], vget_low_s16(low), w);
+        sum[1] = vmlal_s16(sum[1], vget_high_s16(low), w);
+        sum[2] = vmlal_s16(sum[2], vget_low_s16(high), w);
+        sum[3] = vmlal_s16(sum[3], vget_high_s16(high), w);
+    }
+    vst1q_s32(t->acc[i] + d, vpaddq_s32(vpaddq_s32(sum[0], sum[1]), vpaddq_s32(sum[2], sum[3])));
+}
+
+static void attention_mix(upg_attention *t, const int8_t *v, int from, int to) {
+    int16_t words[UPG_KV_BLOCK];
+    for (int i = 0; i < t->n; i++) {
+        for (int j = from; j < to; j++) words[j] = (int16_t)t->dots[i][j];
+        for (int d = 0; d < t->D; d += 4) some_sums(t, words, v, i, d, from, to);
+    }
 }
 
 #include "backend/cpu/lanes.h"

@@ -9,7 +9,6 @@
 #include <immintrin.h>
 
 #define INLINE static inline __attribute__((always_inline))
-#define ATTENTION_SUMS
 
 typedef uint32_t vec __attribute__((vector_size(4 * LANES)));
 #if LANES == 8
@@ -19,71 +18,6 @@ typedef __m256i native;
 typedef __m128i native;
 #define EACH64 _mm_set1_epi64x
 #endif
-
-// ---- Attention
-
-INLINE native quad_of(const int8_t *q) {
-    int32_t x;
-    memcpy(&x, q, sizeof x);
-    return I(set1_epi32)(x);
-}
-
-// Dot products of `queries` queries from i with LANES keys, part of a tile. Bytes are multiplied as |q| by k with q's
-// sign.
-INLINE void some_dots(upg_attention *t, const int8_t *keys, int i, int queries, int key) {
-    vec sum[4] = {{0}};
-    for (int d = 0; d < t->D; d += 4) {
-        vec k;
-        memcpy(&k, keys + d * 16, sizeof k);
-        for (int a = 0; a < queries; a++) {
-            native q = quad_of(t->q[i + a] + d);
-            native pairs = I(maddubs_epi16)(I(abs_epi8)(q), I(sign_epi8)((native)k, q));
-            sum[a] += (vec)I(madd_epi16)(pairs, I(set1_epi16)(1));
-        }
-    }
-    for (int a = 0; a < queries; a++) memcpy(t->dots[i + a] + key, sum + a, sizeof *sum);
-}
-
-static void attention_dots(upg_attention *t, const int8_t *k, int from, int to) {
-    for (int key = from; key < to; key += LANES) {
-        const int8_t *keys = k + (size_t)(key / 16) * (size_t)t->D * 16 + (size_t)(key % 16) * 4;
-        int i = 0;
-        for (; i + 4 <= t->n; i += 4) some_dots(t, keys, i, 4, key);
-        for (; i < t->n; i++) some_dots(t, keys, i, 1, key);
-    }
-}
-
-// Sums of `queries` queries from i for LANES/2 dimensions: words of 16 bits, four positions of each dimension side by
-// side.
-INLINE void some_sums(upg_attention *t, int16_t (*weights)[UPG_KV_BLOCK], const int8_t *v, int i, int queries, int d,
-                      int from, int to) {
-    vec sum[4] = {{0}};
-    for (int j = from; j < to; j += 4) {
-        const int8_t *p = v + ((size_t)(j / 4) * (size_t)t->D + (size_t)d) * 4;
-        native x =
-            I(cvtepi8_epi16)(LANES == 8 ? _mm_loadu_si128((const __m128i *)p) : _mm_loadl_epi64((const __m128i *)p));
-        for (int a = 0; a < queries; a++) {
-            int64_t four;
-            memcpy(&four, weights[i + a] + j, sizeof four);
-            sum[a] += (vec)I(madd_epi16)(x, EACH64(four));
-        }
-    }
-    for (int a = 0; a < queries; a++)
-        for (int k = 0; k < LANES / 2; k++) t->acc[i + a][d + k] = (int32_t)(sum[a][2 * k] + sum[a][2 * k + 1]);
-}
-
-static void attention_mix(upg_attention *t, const int8_t *v, int from, int to) {
-    int16_t weights[UPG_ATTEND_QUERIES][UPG_KV_BLOCK];
-    for (int i = 0; i < t->n; i++)
-        for (int j = from; j < to; j++) weights[i][j] = (int16_t)t->dots[i][j];
-    for (int d = 0; d < t->D; d += LANES / 2) {
-        int i = 0;
-        for (; i + 4 <= t->n; i += 4) some_sums(t, weights, v, i, 4, d, from, to);
-        for (; i < t->n; i++) some_sums(t, weights, v, i, 1, d, from, to);
-    }
-}
-
-#include "program/ops.h"
 
 // ---- The trellis
 
@@ -111,6 +45,12 @@ INLINE vec codes_of(vec x) {
 }
 
 // ---- Multiplication
+
+INLINE native quad_of(const int8_t *q) {
+    int32_t x;
+    memcpy(&x, q, sizeof x);
+    return I(set1_epi32)(x);
+}
 
 typedef struct sums {
     vec a, b; // two chains of additions, for the trellis's two fields
@@ -197,6 +137,38 @@ INLINE vec expand(const uint8_t *mask, const uint8_t **p) {
 #else
     return (vec)low;
 #endif
+}
+
+// ---- Attention
+
+// Sums of `queries` queries from i for LANES/2 dimensions: words of 16 bits, four positions of each dimension side by
+// side.
+INLINE void some_sums(upg_attention *t, int16_t (*words)[UPG_KV_BLOCK], const int8_t *v, int i, int queries, int d,
+                      int from, int to) {
+    vec sum[4] = {{0}};
+    for (int j = from; j < to; j += 4) {
+        const int8_t *p = v + ((size_t)(j / 4) * (size_t)t->D + (size_t)d) * 4;
+        native x =
+            I(cvtepi8_epi16)(LANES == 8 ? _mm_loadu_si128((const __m128i *)p) : _mm_loadl_epi64((const __m128i *)p));
+        for (int a = 0; a < queries; a++) {
+            int64_t four;
+            memcpy(&four, words[i + a] + j, sizeof four);
+            sum[a] += (vec)I(madd_epi16)(x, EACH64(four));
+        }
+    }
+    for (int a = 0; a < queries; a++)
+        for (int k = 0; k < LANES / 2; k++) t->acc[i + a][d + k] = (int32_t)(sum[a][2 * k] + sum[a][2 * k + 1]);
+}
+
+static void attention_mix(upg_attention *t, const int8_t *v, int from, int to) {
+    int16_t words[UPG_ATTEND_QUERIES][UPG_KV_BLOCK];
+    for (int i = 0; i < t->n; i++)
+        for (int j = from; j < to; j++) words[i][j] = (int16_t)t->dots[i][j];
+    for (int d = 0; d < t->D; d += LANES / 2) {
+        int i = 0;
+        for (; i + 4 <= t->n; i += 4) some_sums(t, words, v, i, 4, d, from, to);
+        for (; i < t->n; i++) some_sums(t, words, v, i, 1, d, from, to);
+    }
 }
 
 #include "backend/cpu/lanes.h"
