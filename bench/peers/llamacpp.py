@@ -20,6 +20,7 @@ import importlib.util
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -38,10 +39,12 @@ def need(modules):
         sys.exit(f"not here, and not installed by this script: the Python packages {', '.join(missing)}")
 
 
-def quiet_llama_cpp():
+def quiet_llama_cpp(heard=lambda text: None):
+    """llama_cpp; what it would print goes to heard."""
     import llama_cpp
-    llama_cpp.llama_log_set(silence := llama_cpp.llama_log_callback(lambda level, text, data: None), None)
-    llama_cpp.silence = silence  # llama.cpp keeps the pointer only
+    log = llama_cpp.llama_log_callback(lambda level, text, data: heard(text.decode(errors="replace")))
+    llama_cpp.llama_log_set(log, None)
+    llama_cpp.kept_log = log  # llama.cpp keeps the pointer only
     llama_cpp.llama_backend_init()
     return llama_cpp
 
@@ -66,7 +69,6 @@ class Upg:
         options = upg_session_options(threads, context, 1, MAX_ROWS, 1)
         self.session = ctypes.c_void_p(self.check(self.lib.upg_session_new(self.model, ctypes.byref(options), self.error)))
         self.lib.upg_model_bytes_per_token.restype = ctypes.c_size_t
-        self.bytes = self.lib.upg_model_bytes_per_token(self.model)
         self.vocab = self.lib.upg_model_vocab_size(self.model)
 
     def check(self, good):
@@ -77,15 +79,20 @@ class Upg:
     def run(self, ids):
         self.check(self.lib.upg_session_prefill(self.session, 0, (ctypes.c_int32 * len(ids))(*ids), ctypes.c_size_t(len(ids)), self.error) == 0)
 
-    def empty(self):
-        self.check(self.lib.upg_session_truncate(self.session, 0, 0, self.error) == 0)
+    def truncate(self, n):
+        self.check(self.lib.upg_session_truncate(self.session, 0, n, self.error) == 0)
+
+    def bytes_per_token(self):
+        return self.lib.upg_model_bytes_per_token(self.model)
 
 
 class Llama:
-    def __init__(self, path, threads, context):
-        llama_cpp = self.lib = quiet_llama_cpp()
+    def __init__(self, path, threads, context, repack=True):
+        self.path, self.log = path, []
+        llama_cpp = self.lib = quiet_llama_cpp(self.log.append)
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = 0
+        params.use_extra_bufts = repack  # weights laid out anew for AVX-512 and AMX; the default
         self.model = llama_cpp.llama_model_load_from_file(path.encode(), params)
         if not self.model:
             sys.exit(f"{path}: llama.cpp does not read it")
@@ -96,7 +103,6 @@ class Llama:
         if not self.context:
             sys.exit(f"{path}: llama.cpp makes no context")
         self.vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
-        self.bytes = bytes_per_token(path)
 
     def run(self, ids):
         tokens = (ctypes.c_int32 * len(ids))(*ids)
@@ -104,42 +110,39 @@ class Llama:
             sys.exit("llama.cpp: llama_decode failed")
         self.lib.llama_synchronize(self.context)
 
-    def empty(self):
-        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
+    def truncate(self, n):
+        if not self.lib.llama_memory_seq_rm(self.lib.llama_get_memory(self.context), 0, n, -1):
+            sys.exit("llama.cpp: llama_memory_seq_rm failed")
+
+    def bytes_per_token(self):
+        import gguf
+        tensors = {t.name: int(t.n_bytes) for t in gguf.GGUFReader(self.path).tensors if len(t.shape) > 1}
+        return sum(tensors.values()) - (tensors["token_embd.weight"] if "output.weight" in tensors else 0)
 
 
-def bytes_per_token(path):
-    import gguf
-    tensors = {t.name: int(t.n_bytes) for t in gguf.GGUFReader(path).tensors if len(t.shape) > 1}
-    return sum(tensors.values()) - (tensors["token_embd.weight"] if "output.weight" in tensors else 0)
-
-
-def measure(engine, n_prompt, n_decode):
-    ids = [(i * 7919 + 101) % engine.vocab for i in range(max(n_prompt, n_decode))]
+def measure(engine, n_prompt, n_decode, depth=0):
+    """Tokens a second; None of what is of no tokens. depth: positions that are there before, untimed."""
+    ids = [(i * 7919 + 101) % engine.vocab for i in range(max(n_prompt, n_decode, depth))]
+    for at in range(0, depth, MAX_ROWS):
+        engine.run(ids[at:min(at + MAX_ROWS, depth)])
 
     def timed(parts):
-        engine.empty()
+        engine.truncate(depth)
         start = time.perf_counter()
         for part in parts:
             engine.run(part)
         return time.perf_counter() - start
 
-    prompt, decode = [ids[:n_prompt]], [[t] for t in ids[:n_decode]]
+    prompt, decode = [ids[:n_prompt]] if n_prompt else [], [[t] for t in ids[:n_decode]]
     timed(prompt), timed(decode[:16])
-    return {"prompt": n_prompt / timed(prompt), "decode": n_decode / timed(decode), "bytes": engine.bytes}
+    return {"prompt": n_prompt / timed(prompt) if prompt else None, "decode": n_decode / timed(decode) if decode else None}
 
 
 # ---- The files ----
 
-def tales_gguf(folder, path):
-    """tales in F32, with what llama.cpp asks of a tokenizer."""
+def phi3_writer(path, c, tokens, merges):
+    """A GGUF file of a Phi-3 by its config.json, without tensors yet."""
     import gguf
-    import torch
-    from safetensors.torch import load_file
-    with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
-        c = json.load(f)
-    with open(os.path.join(folder, "tokenizer.json"), encoding="utf-8") as f:
-        model = json.load(f)["model"]
     w = gguf.GGUFWriter(path, "phi3")
     w.add_context_length(c["max_position_embeddings"])
     w.add_embedding_length(c["hidden_size"])
@@ -152,18 +155,36 @@ def tales_gguf(folder, path):
     w.add_rope_dimension_count(c["head_dim"])
     w.add_tokenizer_model("gpt2")
     w.add_tokenizer_pre("llama-bpe")
-    w.add_token_list(sorted(model["vocab"], key=model["vocab"].get))
-    w.add_token_types([3 if i == c["eos_token_id"] else 1 for i in range(c["vocab_size"])])
-    w.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
+    w.add_token_list(tokens)
+    w.add_token_types([3 if i == c["eos_token_id"] else 1 for i in range(len(tokens))])
+    w.add_token_merges(merges)
     w.add_bos_token_id(c["bos_token_id"])
     w.add_eos_token_id(c["eos_token_id"])
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.PHI3, c["num_hidden_layers"])
-    for name, tensor in load_file(os.path.join(folder, "model.safetensors")).items():
-        w.add_tensor(names.get_name(name, try_suffixes=(".weight",)), tensor.to(torch.float32).numpy())
+    return w
+
+
+def write_gguf(w):
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
     w.close()
+
+
+def tales_gguf(folder, path):
+    """tales in F32, with what llama.cpp asks of a tokenizer."""
+    import gguf
+    import torch
+    from safetensors.torch import load_file
+    with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
+        c = json.load(f)
+    with open(os.path.join(folder, "tokenizer.json"), encoding="utf-8") as f:
+        model = json.load(f)["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    w = phi3_writer(path, c, tokens, [m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.PHI3, c["num_hidden_layers"])
+    for name, tensor in load_file(os.path.join(folder, "model.safetensors")).items():
+        w.add_tensor(names.get_name(name, try_suffixes=(".weight",)), tensor.to(torch.float32).numpy())
+    write_gguf(w)
 
 
 def quantise(source, path, ftype, pure=False, importance=None):
@@ -233,16 +254,40 @@ def one(args):
         e = Upg(os.path.join(args.build, "libupg.so"), path, args.threads, context)
     else:
         e = Llama(path, args.threads, context)
-    print(json.dumps(measure(e, args.prompt, args.decode)))
+    print(json.dumps(measure(e, args.prompt, args.decode) | {"bytes": e.bytes_per_token()}))
+
+
+def run_json(command, what):
+    """What a measuring process prints last, as JSON."""
+    out = subprocess.run(command, capture_output=True, text=True)
+    if out.returncode:
+        died = f", {signal.strsignal(-out.returncode)} (docs/speed.md)" if out.returncode < 0 else ""
+        sys.exit(out.stderr.strip() or f"{what}: measuring it failed{died}")
+    return json.loads(out.stdout.splitlines()[-1])
 
 
 def child(args, engine, path):
-    command = [sys.executable, os.path.abspath(__file__), "--build", args.build, "--threads", str(args.threads), "--prompt",
-               str(args.prompt), "--decode", str(args.decode), "--one", engine, path]
-    out = subprocess.run(command, capture_output=True, text=True)
-    if out.returncode:
-        sys.exit(out.stderr.strip() or f"{path}: measuring it failed")
-    return json.loads(out.stdout.splitlines()[-1])
+    return run_json([sys.executable, os.path.abspath(__file__), "--build", args.build, "--threads", str(args.threads), "--prompt",
+                     str(args.prompt), "--decode", str(args.decode), "--one", engine, path], path)
+
+
+def need_build(args, names):
+    args.build = os.path.abspath(args.build)
+    for name in names:
+        if not os.path.exists(os.path.join(args.build, name)):
+            sys.exit(f"{args.build}/{name} is not here: run make")
+
+
+def engines(args):
+    """One line: the versions, how llama.cpp was built, the machine."""
+    version = subprocess.run([os.path.join(args.build, "upg"), "--version"], capture_output=True, text=True).stdout.strip()
+    return (f"{version}; llama-cpp-python {importlib.metadata.version('llama-cpp-python')} "
+            f"({quiet_llama_cpp().llama_print_system_info().decode().strip(' |')}); {cpu()}, {args.threads} threads")
+
+
+def spread(values, digits=".0f"):
+    """The median, with the slowest and the fastest."""
+    return f"{statistics.median(values):{digits}} ({min(values):{digits}} to {max(values):{digits}})"
 
 
 def table(files, results):
@@ -250,14 +295,10 @@ def table(files, results):
     for file in files:
         model, engine, what, _ = file
         runs = results[file]
-
-        def figure(key, digits=".0f", runs=runs):
-            values = [r[key] for r in runs]
-            return f"{statistics.median(values):{digits}} ({min(values):{digits}} to {max(values):{digits}})"
-
+        prompt, decode = ([r[key] for r in runs] for key in ("prompt", "decode"))
         size = runs[0]["bytes"]
-        rate = statistics.median(r["decode"] for r in runs) * size * 1e-9
-        print(f"| {model} | {engine} | {what} | {size / 1e6:.1f} | {figure('decode')} | {rate:.1f} | {figure('prompt')} |")
+        rate = statistics.median(decode) * size * 1e-9
+        print(f"| {model} | {engine} | {what} | {size / 1e6:.1f} | {spread(decode)} | {rate:.1f} | {spread(prompt)} |")
 
 
 def main():
@@ -272,22 +313,16 @@ def main():
     p.add_argument("--work", default="build/bench/peers", help="where the models are kept")
     p.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = p.parse_args()
-    args.build = os.path.abspath(args.build)
+    need_build(args, ["upg", "libupg.so"])
     if args.one:
         return one(args)
     need(["llama_cpp", "gguf", *(["torch", "safetensors"] if args.tales else [])])
-    for name in ("upg", "libupg.so"):
-        if not os.path.exists(os.path.join(args.build, name)):
-            sys.exit(f"{args.build}/{name} is not here: run make")
     os.makedirs(args.work, exist_ok=True)
     files = list(all_files(args))
     if not files:
         sys.exit("no model to measure")
-    llama_cpp = quiet_llama_cpp()
-    version = subprocess.run([os.path.join(args.build, "upg"), "--version"], capture_output=True, text=True).stdout.strip()
-    print(f"{version}; llama-cpp-python {importlib.metadata.version('llama-cpp-python')} "
-          f"({llama_cpp.llama_print_system_info().decode().strip(' |')}); {cpu()}, {args.threads} threads; prompt {args.prompt}, "
-          f"decode {args.decode}; {args.rounds} rounds; load {os.getloadavg()[0]:.1f} at the start", end="", flush=True)
+    print(f"{engines(args)}; prompt {args.prompt}, decode {args.decode}; {args.rounds} rounds; "
+          f"load {os.getloadavg()[0]:.1f} at the start", end="", flush=True)
     results = {f: [] for f in files}
     for _ in range(args.rounds):
         for f in files:
