@@ -42,7 +42,8 @@ static upg_linear make(upg_tensor *w, const struct encoding *e, int rows) {
                         .n = SIDE,
                         .b = SIDE,
                         .n_rows = rows,
-                        .q = take((size_t)rows * SIDE),
+                        .end = 1,
+                        .q = take((size_t)rows * SIDE + UPG_Q_SLACK),
                         .d = take((size_t)rows),
                         .q_sum = take((size_t)rows * sizeof(int32_t)),
                         .m = take((size_t)rows * sizeof(float)),
@@ -51,9 +52,10 @@ static upg_linear make(upg_tensor *w, const struct encoding *e, int rows) {
 }
 
 static upg_scratch make_scratch(int rows) {
-    return (upg_scratch){.panel = take(UPG_PANEL_BYTES),
-                         .values = take(UPG_SPARSE_VALUES + UPG_SPARSE_OVERRUN),
-                         .total = take((size_t)rows * 256 * sizeof(int32_t))};
+    static upg_arena memory;
+    upg_scratch scratch;
+    if (upg_scratch_take(&scratch, &memory, rows, SIDE, NULL)) exit(1);
+    return scratch;
 }
 
 // The child stops before and after the kernel.
