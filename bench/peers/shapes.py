@@ -5,22 +5,21 @@ Every round measures each row once, one after another, each in a process of its 
 what else the machine does falls on all alike. A measurement is what llama-bench does: an untimed warm-up, then a prompt of --prompt
 tokens in one batch, then --decode single tokens, both after --depth positions (0: from an empty context). UPG's is the second
 repetition of `upg bench --shape`; llama.cpp's is that of llamacpp.py beside this file, with its defaults: flash attention where it
-takes it, keys and values in F16, weights repacked for the machine where it can. Speed hangs on sizes and types only, so the figures
-are those of a real model; tests that weights say anything are elsewhere.
+takes it, keys and values in F16, weights repacked for the machine where it can. Speed depends on sizes and types only, so the
+figures are those of a real model. What the columns mean: docs/speed.md.
 
 llama.cpp's files are made here and kept in --work: Gaussian weights, a million of them quantised by llama.cpp and repeated. What type
 each tensor has is asked of llama.cpp, which quantises a tiny model of as many layers with an importance matrix, as those who publish
 such files do. The whole of phi-4 takes 5 to 9 GB of disk a type. Installs nothing: run it with the interpreter that has the packages.
 
     bench/peers/shapes.py --shape phi-4 [--layers N] [--types Q2_K,Q4_K_M] [--layer-bits 4] [--prompt 512] [--decode 16] [--depth N]
-        [--rounds 5] [--threads N] [--build build] [--work FOLDER] [--json FILE]
+        [--rounds 5] [--threads N] [--no-repack] [--build build] [--work FOLDER] [--json FILE]
 """
 import argparse
 import collections
 import ctypes
 import json
 import os
-import resource
 import shutil
 import statistics
 import sys
@@ -36,7 +35,7 @@ TINY = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 8, 
         "vocab_size": 512}
 FTYPES = {"Q4_0": 2, "Q8_0": 7, "Q2_K": 10, "Q3_K_S": 11, "Q3_K_M": 12, "Q3_K_L": 13, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_M": 17,
           "Q6_K": 18, "IQ2_XXS": 19, "IQ3_XXS": 23, "IQ3_S": 26, "IQ3_M": 27, "IQ2_M": 29, "IQ4_XS": 30}  # llama_ftype
-TILE = 256, 4096  # weights quantised, then repeated
+TILE = 256, 4096  # of the weights that are quantised, then repeated
 
 
 # ---- The files of llama.cpp ----
@@ -91,12 +90,11 @@ def size_of(kind, weights):
 
 
 def quantised_tile(kind):
-    import llama_cpp._ggml
     import numpy as np
     data, importance = gaussian(*TILE), np.ones(TILE[1], np.float32)
     out = np.empty(size_of(kind, data.size), np.uint8)
     floats = ctypes.POINTER(ctypes.c_float)
-    quantise = llama_cpp._ggml.libggml.ggml_quantize_chunk
+    quantise = peer.quiet_llama_cpp().llama_cpp._lib.ggml_quantize_chunk  # of libggml, which libllama brings
     quantise.restype = ctypes.c_size_t
     quantise.argtypes = [ctypes.c_int, floats, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, floats]
     size = quantise(kind, data.ctypes.data_as(floats), out.ctypes.data, 0, *TILE, importance.ctypes.data_as(floats))
@@ -147,16 +145,21 @@ def describe_types(types):
 
 def llama_log(lines):
     """Which buffers held the weights, and whether flash attention was taken, by llama.cpp's log."""
-    buffers = [line.split(":")[-1].strip() for line in lines if "model buffer size" in line]
-    flash = [line.split("Flash Attention")[-1].strip(" .") for line in lines if "Flash Attention was auto" in line]
-    return {"buffers": [" ".join(b.split()) for b in buffers], "flash_attention": flash[-1] if flash else None}
+    buffers = [" ".join(line.split(":")[-1].split()) for line in lines if "model buffer size" in line]
+    flash = [line.split("Flash Attention")[-1].strip(" .") for line in lines if ": Flash Attention" in line]
+    return {"buffers": [b.replace(" model buffer size =", "") for b in buffers], "flash_attention": flash[-1] if flash else None}
+
+
+def peak_memory():
+    """Of this process; getrusage would count what its parent had before it became this one."""
+    with open("/proc/self/status", encoding="utf-8") as f:
+        return next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmHWM"))
 
 
 def one(args):
     e = peer.Llama(args.one, args.threads, args.depth + max(args.prompt, args.decode), not args.no_repack)
     result = peer.measure(e, args.prompt, args.decode, args.depth)
-    result["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps(result | llama_log("".join(e.log).splitlines())))
+    print(json.dumps(result | {"peak": peak_memory()} | llama_log("".join(e.log).splitlines())))
 
 
 def measure_llama(path, args):
@@ -294,7 +297,7 @@ def main():
     os.makedirs(args.work, exist_ok=True)
     c = SHAPES[args.shape] | {"num_hidden_layers": args.layers}
     rows = list(all_rows(c, args))
-    title = (f"{peer.engines(args)}; {args.shape}, {args.layers} layers, random weights; prompt {args.prompt}, decode {args.decode}, "
+    title = (f"{peer.engines(args)}; {args.shape} shape, layers: {args.layers}, random weights; prompt {args.prompt}, decode {args.decode}, "
              f"depth {args.depth}; {args.rounds} rounds; load {os.getloadavg()[0]:.1f} at the start")
     for i in range(args.rounds):
         for row in rows:
