@@ -38,6 +38,7 @@ static void configure(int rows, int columns) {
         c.row_bytes[i] = (uint16_t)(inputs ? columns : 64);
         c.rows[i] = (uint8_t)(i < WEIGHTS_0 ? rows : columns / 4);
     }
+    __asm__ volatile("" : : "r"(&c) : "memory"); // gcc 12 thinks that only 8 bytes of it are read
     _tile_loadconfig(&c);
 }
 
