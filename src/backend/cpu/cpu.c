@@ -33,9 +33,9 @@ typedef struct cpu_backend {
     float attention_c;
     // The run in progress, read by tasks.
     const upg_batch *batch;
-    const upg_op *op;
-    int n_rows;    // rows the current op runs over
-    bool gathered; // those rows are the wanted ones
+    const upg_op *op, *end; // row ops up to the end
+    int n_rows;             // rows the current op runs over
+    bool gathered;          // those rows are the wanted ones
     upg_linear linear;
     int parts;              // of each superband of it
     int32_t *sums;          // [superbands][parts][rows][256] of the parts: at most MAX_PARTS a thread, SPLIT_ROWS rows
@@ -135,26 +135,20 @@ static int batch_row(const cpu_backend *b, int row) {
     return b->gathered ? b->wanted[row] : row;
 }
 
-static void embed_task(void *ctx, int row, int thread) {
-    cpu_backend *b = ctx;
-    const upg_op *op = b->op;
+static void embed_row(cpu_backend *b, const upg_op *op, int row, int thread) {
     const upg_tensor *w = b->program->weights[op->weight];
     upg_embed(w, b->batch->tokens[row], b->sign, (int32_t *)b->scratch[thread].work, row_of(b, op->out, row));
 }
 
-static void rmsnorm_task(void *ctx, int row, int thread) {
+static void rmsnorm_row(cpu_backend *b, const upg_op *op, int row, int thread) {
     (void)thread;
-    cpu_backend *b = ctx;
-    const upg_op *op = b->op;
     uint32_t f = b->kernels->rmsnorm(row_of(b, op->in, row), b->vectors[op->weight], op->n, b->program->config->rms_eps,
                                      row_of(b, op->out, row));
     b->flags[batch_row(b, row)] |= (uint8_t)f;
 }
 
-static void head_norm_task(void *ctx, int row, int thread) {
+static void head_norm_row(cpu_backend *b, const upg_op *op, int row, int thread) {
     (void)thread;
-    cpu_backend *b = ctx;
-    const upg_op *op = b->op;
     float *v = row_of(b, op->out, row) + op->out_col;
     uint32_t f = 0;
     for (int i = 0; i < op->count; i++, v += op->n)
@@ -162,16 +156,12 @@ static void head_norm_task(void *ctx, int row, int thread) {
     b->flags[batch_row(b, row)] |= (uint8_t)f;
 }
 
-static void bias_task(void *ctx, int row, int thread) {
+static void bias_row(cpu_backend *b, const upg_op *op, int row, int thread) {
     (void)thread;
-    cpu_backend *b = ctx;
-    const upg_op *op = b->op;
     b->kernels->add(row_of(b, op->out, row) + op->out_col, b->vectors[op->weight], op->n);
 }
 
-static void quantise_task(void *ctx, int row, int thread) {
-    cpu_backend *b = ctx;
-    const upg_op *op = b->op;
+static void quantise_row(cpu_backend *b, const upg_op *op, int row, int thread) {
     int n = (int)upg_pad16(op->n), block = upg_block(n);
     const upg_quantised *to = b->n_rows == 1 ? &b->q : &b->scratch[thread].row;
     uint32_t f = b->kernels->quantise(row_of(b, op->in, row), op->n, n, block, op->unrotated ? NULL : b->sign,
@@ -202,21 +192,20 @@ static void linear_task(void *ctx, int task, int thread) {
 }
 
 // This layer's part of the cache.
-static upg_kv_pool layer_pool(const cpu_backend *b) {
+static upg_kv_pool layer_pool(const cpu_backend *b, int layer) {
     const upg_config *c = b->program->config;
     size_t layer_bytes = (size_t)c->n_kv_heads * upg_kv_head_bytes(c->head_dim);
-    return (upg_kv_pool){b->kv + (size_t)b->op->layer * layer_bytes, (size_t)c->n_layers * layer_bytes};
+    return (upg_kv_pool){b->kv + (size_t)layer * layer_bytes, (size_t)c->n_layers * layer_bytes};
 }
 
-static void kv_task(void *ctx, int row, int thread) {
+static void kv_row(cpu_backend *b, const upg_op *op, int row, int thread) {
     (void)thread;
-    cpu_backend *b = ctx;
     const upg_config *c = b->program->config;
     int dim = c->head_dim, block = upg_block(dim), position = b->batch->positions[row], slot = position % UPG_KV_BLOCK;
     const float *cosine = b->cosine + (size_t)position * (size_t)(c->rotary_dim / 2);
     const float *sine = b->sine + (size_t)position * (size_t)(c->rotary_dim / 2);
-    float *v = row_of(b, b->op->in, row);
-    upg_kv_pool pool = layer_pool(b);
+    float *v = row_of(b, op->in, row);
+    upg_kv_pool pool = layer_pool(b, op->layer);
     int32_t pool_block = b->batch->blocks[row][position / UPG_KV_BLOCK];
     uint32_t f = 0;
     for (int h = 0; h < c->n_heads + 2 * c->n_kv_heads; h++, v += dim) {
@@ -252,7 +241,7 @@ static void attention_task(void *ctx, int task, int thread) {
               span = task / (c->n_kv_heads * parts), kv_head = task / parts % c->n_kv_heads,
               skipped = task % parts * heads, first = kv_head * per_kv + skipped, row = b->spans[span];
     const size_t at = (size_t)row * (size_t)c->n_heads + (size_t)first;
-    upg_kv_pool pool = layer_pool(b);
+    upg_kv_pool pool = layer_pool(b, b->op->layer);
     upg_attend a = {.rows = b->spans[span + 1] - row,
                     .heads = per_kv - skipped < heads ? per_kv - skipped : heads,
                     .q = b->head_q + at * (size_t)upg_pad16(c->head_dim),
@@ -290,24 +279,21 @@ static void find_spans(cpu_backend *b) {
     b->spans[b->n_spans] = batch->n_rows;
 }
 
-static void swiglu_task(void *ctx, int row, int thread) {
+static void swiglu_row(cpu_backend *b, const upg_op *op, int row, int thread) {
     (void)thread;
-    cpu_backend *b = ctx;
-    const float *in = row_of(b, b->op->in, row);
-    int n = b->op->n / 2;
-    b->flags[row] |= (uint8_t)b->kernels->swiglu(in, in + n, n, row_of(b, b->op->out, row));
+    const float *in = row_of(b, op->in, row);
+    int n = op->n / 2;
+    b->flags[row] |= (uint8_t)b->kernels->swiglu(in, in + n, n, row_of(b, op->out, row));
 }
 
-static void add_task(void *ctx, int row, int thread) {
+static void add_row(cpu_backend *b, const upg_op *op, int row, int thread) {
     (void)thread;
-    cpu_backend *b = ctx;
-    b->kernels->add(row_of(b, b->op->out, row), row_of(b, b->op->in, row), b->op->n);
+    b->kernels->add(row_of(b, op->out, row), row_of(b, op->in, row), op->n);
 }
 
-static void gather_task(void *ctx, int row, int thread) {
+static void gather_row(cpu_backend *b, const upg_op *op, int row, int thread) {
     (void)thread;
-    cpu_backend *b = ctx;
-    memcpy(row_of(b, b->op->out, row), row_of(b, b->op->in, b->wanted[row]), (size_t)b->op->n * sizeof(float));
+    memcpy(row_of(b, op->out, row), row_of(b, op->in, b->wanted[row]), (size_t)op->n * sizeof(float));
 }
 
 // How many parts a superband of a few rows is cut into. Threads take whole superbands where that keeps them all busy
@@ -339,22 +325,47 @@ static void run_linear(cpu_backend *b) {
     upg_pool_run(b->options.pool, linear_task, b, superbands * b->parts);
 }
 
-static void run_op(cpu_backend *b) {
-    static upg_task_fn *const row_tasks[] = {
-        [UPG_OP_EMBED] = embed_task,       [UPG_OP_RMSNORM] = rmsnorm_task, [UPG_OP_HEAD_NORM] = head_norm_task,
-        [UPG_OP_QUANTISE] = quantise_task, [UPG_OP_BIAS] = bias_task,       [UPG_OP_KV] = kv_task,
-        [UPG_OP_SWIGLU] = swiglu_task,     [UPG_OP_ADD] = add_task,         [UPG_OP_GATHER] = gather_task};
+// Ops that take one row at a time. Several of them in a row are one task: what a row's one op wrote, the next finds in
+// the cache, and threads meet once.
+typedef void row_fn(cpu_backend *b, const upg_op *op, int row, int thread);
+static row_fn *const row_ops[] = {
+    [UPG_OP_EMBED] = embed_row,       [UPG_OP_RMSNORM] = rmsnorm_row, [UPG_OP_HEAD_NORM] = head_norm_row,
+    [UPG_OP_QUANTISE] = quantise_row, [UPG_OP_BIAS] = bias_row,       [UPG_OP_KV] = kv_row,
+    [UPG_OP_SWIGLU] = swiglu_row,     [UPG_OP_ADD] = add_row,         [UPG_OP_GATHER] = gather_row,
+    [UPG_OP_LINEAR] = NULL,           [UPG_OP_ATTENTION] = NULL};
+
+static void rows_task(void *ctx, int row, int thread) {
+    cpu_backend *b = ctx;
+    for (const upg_op *op = b->op; op < b->end; op++) row_ops[op->kind](b, op, row, thread);
+}
+
+// The end of the run of row ops that begins with ops[i]. A gather changes what a row is, so it can only be the first.
+static int end_of_rows(const cpu_backend *b, int i) {
+    const upg_program *p = b->program;
+    if (b->options.seconds) return i + 1; // each is timed
+    for (i++; i < p->n_ops && row_ops[p->ops[i].kind] && p->ops[i].kind != UPG_OP_GATHER; i++) continue;
+    return i;
+}
+
+// Runs ops[i] and what goes with it; returns the op after.
+static int run_ops(cpu_backend *b, int i) {
+    b->op = &b->program->ops[i];
     if (b->op->kind == UPG_OP_LINEAR) {
         run_linear(b);
-    } else if (b->op->kind == UPG_OP_ATTENTION) {
-        run_attention(b);
-    } else {
-        if (b->op->kind == UPG_OP_GATHER) {
-            b->gathered = true;
-            b->n_rows = b->n_wanted;
-        }
-        upg_pool_run(b->options.pool, row_tasks[b->op->kind], b, b->n_rows);
+        return i + 1;
     }
+    if (b->op->kind == UPG_OP_ATTENTION) {
+        run_attention(b);
+        return i + 1;
+    }
+    if (b->op->kind == UPG_OP_GATHER) {
+        b->gathered = true;
+        b->n_rows = b->n_wanted;
+    }
+    const int end = end_of_rows(b, i);
+    b->end = &b->program->ops[end];
+    upg_pool_run(b->options.pool, rows_task, b, b->n_rows);
+    return end;
 }
 
 static int run(upg_backend *base, const upg_batch *batch, upg_error *e) {
@@ -368,10 +379,9 @@ static int run(upg_backend *base, const upg_batch *batch, upg_error *e) {
     for (int i = 0; i < batch->n_rows; i++)
         if (batch->wants[i]) b->wanted[b->n_wanted++] = i;
     find_spans(b);
-    for (int i = 0; i < b->program->n_ops && b->n_rows; i++) {
-        b->op = &b->program->ops[i];
+    for (int i = 0, next; i < b->program->n_ops && b->n_rows; i = next) {
         double begin = upg_op_begin(&b->options);
-        run_op(b);
+        next = run_ops(b, i);
         upg_op_end(&b->options, i, begin);
     }
     size_t vocab = (size_t)b->program->config->vocab_size;

@@ -10,6 +10,8 @@
 #define attention_mix  vnni_mix
 #include "program/ops.h"
 
+enum { AHEAD = 3072 }; // bytes that are asked for early: two steps at 3 bits; more and fewer were slower
+
 INLINE void one_row(const upg_linear *l, int64_t sb, int32_t *total, int s) {
     int nb = upg_superband_bands(l->w->rows, sb), steps = l->b / 16;
     const uint8_t *p = l->w->data + upg_panel_offset(l->w->rows, l->w->cols, 4 * s, sb, l->first * steps);
@@ -20,7 +22,7 @@ INLINE void one_row(const upg_linear *l, int64_t sb, int32_t *total, int s) {
             __m512i w[32];
             for (int k = 0; k < 4 * s; k++) {
                 w[k] = _mm512_loadu_si512(p + (size_t)k * (size_t)nb * 4);
-                _mm_prefetch((const char *)p + (size_t)(k + 24 * s) * (size_t)nb * 4, _MM_HINT_T0);
+                _mm_prefetch((const char *)p + (size_t)k * (size_t)nb * 4 + AHEAD, _MM_HINT_T0);
             }
             const int8_t *q = l->q + t * 16;
 #pragma GCC unroll 16
@@ -82,7 +84,7 @@ static void decode_group(const upg_linear *l, int64_t sb, int g, uint8_t *panel)
 }
 
 static void sparse_one_row(const upg_linear *l, int64_t sb, upg_scratch *scratch) {
-    enum { AHEAD = 6144 }; // bytes of values, which take a quarter as many of masks
+    enum { AHEAD_VALUES = 6144 }; // bytes; masks take a quarter as many
     for (int g = l->first; g < l->end; g++) {
         upg_sparse_block s = upg_sparse_block_at(l, sb, g);
         const uint8_t *p = byte_values(l, &s, scratch->values), *end = p + s.n_values, *mask = s.masks,
@@ -93,7 +95,7 @@ static void sparse_one_row(const upg_linear *l, int64_t sb, upg_scratch *scratch
             __m512i acc[4];
             for (int k = 0; k < 4; k++) acc[k] = _mm512_setzero_si512();
             for (int i = 0; i < l->b; i += 16, mask += 32) {
-                const uint8_t *values = p + AHEAD, *masks = mask + AHEAD / 4;
+                const uint8_t *values = p + AHEAD_VALUES, *masks = mask + AHEAD_VALUES / 4;
                 values += values < end ? 0 : end_of_block - s.masks; // what lies ahead in the next block
                 masks += masks < end_of_block ? 0 : s.masks - s.values;
                 _mm_prefetch((const char *)values, _MM_HINT_T0);
