@@ -56,7 +56,7 @@ class upg_row(ctypes.Structure):
 
 
 class upg_session_options(ctypes.Structure):
-    _fields_ = [(k, ctypes.c_int) for k in ("n_threads", "context", "n_sequences", "max_rows", "max_logits")]
+    _fields_ = [(k, ctypes.c_int) for k in ("n_threads", "context", "n_sequences", "max_rows", "max_logits")] + [("pin", ctypes.c_bool)]
 
 
 class Upg:

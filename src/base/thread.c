@@ -5,9 +5,11 @@
 // every worker has checked out of the job, so a job's data never outlives the call.
 #include "base/thread.h"
 #include <pthread.h>
+#include <errno.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -147,6 +149,23 @@ upg_pool *upg_pool_new(int n_threads, upg_error *e) {
         return NULL;
     }
     return p;
+}
+
+int upg_pool_pin(upg_pool *p, upg_error *e) {
+    cpu_set_t all;
+    if (sched_getaffinity(0, sizeof all, &all)) return upg_fail(e, "cannot pin threads: %s", strerror(errno));
+    if (CPU_COUNT(&all) < p->n_threads)
+        return upg_fail(e, "cannot pin %d threads to %d cores", p->n_threads, CPU_COUNT(&all));
+    for (int cpu = 0, thread = 0; thread < p->n_threads; cpu++) {
+        if (!CPU_ISSET(cpu, &all)) continue;
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        int rc = thread ? pthread_setaffinity_np(p->threads[thread], sizeof one, &one) : 0;
+        if (rc) return upg_fail(e, "cannot pin a thread to core %d: %s", cpu, strerror(rc));
+        thread++;
+    }
+    return 0;
 }
 
 void upg_pool_free(upg_pool *p) {

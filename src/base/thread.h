@@ -10,6 +10,9 @@ typedef struct upg_pool upg_pool;
 upg_pool *upg_pool_new(int n_threads, upg_error *e);
 void upg_pool_free(upg_pool *pool);
 int upg_pool_threads(const upg_pool *pool);
+// Keeps each thread but the caller on a core of its own, and off the first core, which is left to the caller. Fails if
+// there are more threads than cores, or if the system has no such thing.
+int upg_pool_pin(upg_pool *pool, upg_error *e);
 // Runs fn(ctx, task, thread) for task = 0..n_tasks-1 and returns when all are done. thread is 0..n_threads-1, 0 the
 // caller. Not reentrant, and one caller at a time.
 typedef void upg_task_fn(void *ctx, int task, int thread);

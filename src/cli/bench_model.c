@@ -12,6 +12,7 @@ typedef struct options {
     const char *model, *plot;
     bench_list prompts, generated, depths, batches, threads;
     int repeats, max_rows;
+    bool pin;
     bench_output output;
 } options;
 
@@ -174,10 +175,12 @@ static int with_threads(bench *b, row *rows, int n, upg_error *e) {
                              .context = b->context,
                              .n_sequences = b->max_batch * b->o->depths.n,
                              .max_rows = wide,
-                             .max_logits = b->max_batch};
+                             .max_logits = b->max_batch,
+                             .pin = b->o->pin};
     b->session = upg_session_new(b->model, &s, e);
     b->pool = b->session ? upg_pool_new(rows->threads, e) : NULL;
-    b->batch = b->pool ? upg_alloc((size_t)wide, sizeof *b->batch, e) : NULL;
+    bool ready = b->pool && (!b->o->pin || !upg_pool_pin(b->pool, e));
+    b->batch = ready ? upg_alloc((size_t)wide, sizeof *b->batch, e) : NULL;
     if (b->session) b->isa = upg_session_path(b->session);
     int rc = b->batch ? measure_rows(b, rows, n, e) : -1;
     free(b->batch);
@@ -362,6 +365,7 @@ static const cli_option table[] = {
     {"batch", 'b', "N,N,...", "sequences that generate together (default 1)", CLI_SET, AT(batches), 1, 1024,
      bench_set_list},
     {"threads", 't', "N,N,...", "default: one a core", CLI_SET, AT(threads), 1, 1024, bench_set_list},
+    {"pin", 0, NULL, "keep each thread on a core of its own", CLI_FLAG, AT(pin)},
     {"repeats", 'r', "N", "repetitions of every row (default 5)", CLI_INT, AT(repeats), 1, 1000},
     {"rows", 0, "N", "of a prompt in one batch (default 256)", CLI_INT, AT(max_rows), 1, 65536},
     {"output", 'o', "FORMAT", "text (default), md, csv or json", CLI_SET, AT(output), .set = bench_set_output},

@@ -47,6 +47,7 @@ const cli_option cli_setup_options[] = {
     {"speculate", 0, "N",
      "run at most N tokens ahead where the text repeats itself; off; default auto, where it pays. The text is the same",
      CLI_SET, .set = set_speculate},
+    {"pin", 0, NULL, "keep each thread on a core of its own", CLI_FLAG, .offset = offsetof(cli_setup, pin)},
     {"mlock", 0, NULL, "keep the weights in memory", CLI_FLAG, .offset = offsetof(cli_setup, mlock)},
     {0}};
 
@@ -88,6 +89,7 @@ int cli_generator_open(cli_generator *g, const char *model, const cli_setup *set
     upg_session_options s = {.n_threads = setup->n_threads,
                              .context = context,
                              .max_rows = MAX_ROWS,
+                             .pin = setup->pin,
                              .max_logits = 1 + (setup->speculate < 0 ? MAX_AHEAD : setup->speculate)};
     if (!(g->session = upg_session_new(g->model, &s, e)) || cli_generator_set(g, answer, e) ||
         !(g->generator = upg_generator_new(g->session, 0, setup->speculate, e)) ||

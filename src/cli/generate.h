@@ -15,7 +15,7 @@ cli_answer cli_answer_defaults(void); // the seed is from the clock
 typedef struct cli_setup { // what is fixed once the session is made
     int context, n_threads;
     int speculate; // tokens run ahead at most; -1: as many as pay
-    bool mlock;
+    bool mlock, pin;
 } cli_setup;
 extern const cli_option cli_setup_options[];
 cli_setup cli_setup_defaults(void);

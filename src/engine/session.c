@@ -62,7 +62,7 @@ static int reserve(upg_session *s, upg_error *e) {
     for (size_t i = 0; i < n_blocks; i++) s->free_blocks[i] = (int32_t)(n_blocks - 1 - i);
     s->n_free = (int)n_blocks;
     const upg_backend_api *api = upg_backend_for(&s->model->weights, e);
-    if (!api || !(s->pool = upg_pool_new(o->n_threads, e))) return -1;
+    if (!api || !(s->pool = upg_pool_new(o->n_threads, e)) || (o->pin && upg_pool_pin(s->pool, e))) return -1;
     upg_backend_options b = {.max_rows = o->max_rows,
                              .max_logits = o->max_logits,
                              .n_positions = o->context,

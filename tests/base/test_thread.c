@@ -107,6 +107,36 @@ static void thousands_of_jobs_follow_one_another(void **state) {
     }
 }
 
+// Property: a pinned thread runs on one core, each on another, none on the first.
+static void where(void *ctx, int task, int thread) {
+    (void)task;
+    cpu_set_t set;
+    if (thread && !pthread_getaffinity_np(pthread_self(), sizeof set, &set)) ((cpu_set_t *)ctx)[thread] = set;
+    usleep(1000);
+}
+static void pinned_threads_keep_apart(void **state) {
+    (void)state;
+    const int n = upg_cpu_count() < 8 ? upg_cpu_count() : 8;
+    upg_error e = {{0}};
+    upg_pool *pool = open_pool(n);
+    cpu_set_t seen[8], all;
+    for (int i = 0; i < 8; i++) CPU_ZERO(&seen[i]);
+    assert_int_equal(upg_pool_pin(pool, &e), 0);
+    for (int i = 0; i < 20; i++) upg_pool_run(pool, where, seen, 16);
+    CPU_ZERO(&all);
+    for (int i = 1; i < n; i++) {
+        assert_true(CPU_COUNT(&seen[i]) <= 1); // none: it never came to run a task
+        CPU_AND(&seen[0], &all, &seen[i]);
+        assert_int_equal(CPU_COUNT(&seen[0]), 0);
+        CPU_OR(&all, &all, &seen[i]);
+    }
+    upg_pool_free(pool);
+    pool = open_pool(upg_cpu_count() + 1);
+    assert_int_equal(upg_pool_pin(pool, &e), -1);
+    assert_non_null(strstr(e.message, "cannot pin"));
+    upg_pool_free(pool);
+}
+
 static void sleeping_threads_wake(void **state) {
     (void)state;
     upg_pool *pool = open_pool(4);
@@ -248,6 +278,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_task_runs_once),
         cmocka_unit_test(thousands_of_jobs_follow_one_another),
+        cmocka_unit_test(pinned_threads_keep_apart),
         cmocka_unit_test(sleeping_threads_wake),
         cmocka_unit_test(all_threads_take_part),
         cmocka_unit_test(tasks_run_in_the_fixed_mode),
