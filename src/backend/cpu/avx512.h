@@ -114,17 +114,21 @@ INLINE __m512i window(const __m512i *w, int n_words, int o, int high) {
     return bit == 16 ? w[k] : bit < 16 ? _mm512_slli_epi32(w[k], (unsigned)(16 - bit)) : funnel(w[k], next, bit - 16);
 }
 
-// Weights 4*quad .. 4*quad+3 of row r of each lane's tile, as bytes w+127.
-INLINE __m512i four_weights(const __m512i *w, int s, int r, int quad) {
+// The weights of windows, two each, as bytes w+127.
+INLINE __m512i weights_of(__m512i windows) {
     const __m512i mask = _mm512_set1_epi32(0x7f7f7f7f),
                   al = _mm512_set1_epi16((short)(UPG_TRELLIS_MULTIPLIER & 0xffff)),
                   ah = _mm512_set1_epi16((short)(UPG_TRELLIS_MULTIPLIER >> 16));
-    int step = r * 8 + quad * 2, bits = 128 * s;
-    __m512i x = _mm512_mask_blend_epi16(0xaaaaaaaa, window(w, 4 * s, step * s % bits, 0),
-                                        window(w, 4 * s, (step + 1) * s % bits, 1));
-    __m512i lo = _mm512_mullo_epi16(x, al);
-    __m512i hi = _mm512_add_epi16(_mm512_mulhi_epu16(x, al), _mm512_mullo_epi16(x, ah));
+    __m512i lo = _mm512_mullo_epi16(windows, al);
+    __m512i hi = _mm512_add_epi16(_mm512_mulhi_epu16(windows, al), _mm512_mullo_epi16(windows, ah));
     return _mm512_add_epi8(_mm512_and_si512(lo, mask), _mm512_and_si512(hi, mask));
+}
+
+// Weights 4*quad .. 4*quad+3 of row r of each lane's tile, as bytes w+127.
+INLINE __m512i four_weights(const __m512i *w, int s, int r, int quad) {
+    int step = r * 8 + quad * 2, bits = 128 * s;
+    return weights_of(_mm512_mask_blend_epi16(0xaaaaaaaa, window(w, 4 * s, step * s % bits, 0),
+                                              window(w, 4 * s, (step + 1) * s % bits, 1)));
 }
 
 // acc holds sums of (w+127)*q. Adds (dot + half) >> d to *total.
