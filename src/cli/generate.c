@@ -1,11 +1,12 @@
 // Prompts and answers. See generate.h.
 #include "cli/generate.h"
+#include "engine/speculate.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
-enum { MIN_ROWS = 16, MAX_ROWS = 256, MAX_AHEAD = 31 };
+enum { MIN_ROWS = 16, MAX_ROWS = 256 };
 
 #define AT(field) .offset = offsetof(cli_answer, field)
 static int set_greedy(const cli_option *o, void *group, const char *text, upg_error *e) {
@@ -34,8 +35,8 @@ static int set_speculate(const cli_option *o, void *group, const char *text, upg
     *n = !strcmp(text, "auto") ? -1 : 0;
     if (*n || !strcmp(text, "off")) return 0;
     long value = strtol(text, &end, 10);
-    if (end == text || *end || value < 0 || value > MAX_AHEAD)
-        return upg_fail(e, "--%s %s: not auto, off or a whole number within 0..%d", o->name, text, MAX_AHEAD);
+    if (end == text || *end || value < 0 || value > UPG_DRAFT_MAX)
+        return upg_fail(e, "--%s %s: not auto, off or a whole number within 0..%d", o->name, text, UPG_DRAFT_MAX);
     *n = (int)value;
     return 0;
 }
@@ -90,7 +91,7 @@ int cli_generator_open(cli_generator *g, const char *model, const cli_setup *set
                              .context = context,
                              .max_rows = MAX_ROWS,
                              .pin = setup->pin,
-                             .max_logits = 1 + (setup->speculate < 0 ? MAX_AHEAD : setup->speculate)};
+                             .max_logits = 1 + (setup->speculate < 0 ? UPG_DRAFT_MAX : setup->speculate)};
     if (!(g->session = upg_session_new(g->model, &s, e)) || cli_generator_set(g, answer, e) ||
         !(g->generator = upg_generator_new(g->session, 0, setup->speculate, e)) ||
         !(g->tokens = upg_alloc((size_t)context + 1, sizeof *g->tokens, e)) ||

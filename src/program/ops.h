@@ -192,7 +192,8 @@ static inline uint32_t op_quantise_head(float *v, int dim, int b, int8_t *q, flo
 // The two integer sums of attention. A file that includes this one may bring its own (exact, so the same) as
 // ATTENTION_SUMS.
 #ifndef ATTENTION_SUMS
-// dots[i][j] = q[i] . key j, for the keys from..to-1, multiples of 64. No matter what for keys that are not there.
+// dots[i][j] = q[i] . key j, for the keys from..to-1, multiples of 64. What it is for keys that are not
+// there does not matter.
 static inline void attention_dots(upg_attention *t, const int8_t *k, int from, int to) {
     for (int i = 0; i < t->n; i++)
         for (int j = from; j < to; j++) {

@@ -186,7 +186,7 @@ INLINE __m512i expand(const uint8_t *mask, const uint8_t **p) {
     return _mm512_mask_expand_epi8(_mm512_set1_epi8(127), m, values);
 }
 
-// The same from a sparse block.
+// A group of a sparse matrix into a panel.
 static void expand_group(const upg_linear *l, int64_t sb, int g, upg_scratch *scratch) {
     upg_sparse_block s = upg_sparse_block_at(l, sb, g);
     const uint8_t *p = byte_values(l, &s, scratch->values), *end = p + s.n_values, *mask = s.masks;
@@ -227,8 +227,7 @@ INLINE void transpose16(__m512i v[16]) {
     }
 }
 
-// upg_linear_finish in vectors. Totals of rows of the bands lie `apart`, those of
-// rows of the batch `stride` apart.
+// upg_linear_finish in vectors. Totals of rows of the bands lie `apart`, those of rows of the batch `stride` apart.
 static void write_rows(const upg_linear *l, int64_t sb, const int32_t *totals, size_t apart, size_t stride) {
     if (l->sums) {
         upg_linear_keep(l, totals, apart, stride);

@@ -56,8 +56,9 @@ INLINE __m512i eight_of(const int8_t *q) {
     return _mm512_set1_epi64(x);
 }
 
-// Rows first..first+7 of a superband's tiles over one group. The other half of the rows reads most of the same memory
-// right after, so it is the next group's that is asked for meanwhile, evenly over both halves.
+// Rows first..first+7 of a superband's tiles over one group. They are in half of each step's words, so memory is not
+// read in order, and the processor alone would not see what comes next: all of the next group is asked for meanwhile,
+// evenly over both halves.
 INLINE void half_group(const uint8_t *group, int nb, int s, int first, const int8_t *q, int steps, two_sums sum[8]) {
     for (int r = 0; r < 8; r++) sum[r].even = sum[r].odd = _mm512_setzero_si512();
     const int n_words = 4 * s;
