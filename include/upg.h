@@ -104,12 +104,22 @@ UPG_API const char *upg_session_path(const upg_session *s); // what runs it: "av
 UPG_API size_t upg_session_memory(const upg_session *s);    // bytes reserved, weights excluded
 
 // Sampling, docs/arithmetic.md section 13. A draw depends on the logits, the tokens so far, and (seed, position) only.
+typedef struct upg_bias {
+    int32_t token;
+    float bias; // within -100..100
+} upg_bias;
 typedef struct upg_sampling {
     float temperature;    // 0: greedy
     int top_k;            // 0: off
     float top_p;          // 1: off
     float min_p;          // 0: off
     float repeat_penalty; // 1: off; over the last 64 tokens
+    // 0: off. Taken from the logit of a token that was drawn, once, and as often as it was drawn. [-2, 2] in OpenAI's
+    // API, whose meaning they have; here within -100..100.
+    float presence_penalty, frequency_penalty;
+    size_t n_prompt;      // tokens of the history that were given, not drawn
+    const upg_bias *bias; // [n_bias] added to logits, each token once; copied by upg_sampler_new
+    size_t n_bias;
     uint64_t seed;
 } upg_sampling;
 typedef struct upg_sampler upg_sampler;
