@@ -40,6 +40,13 @@ typedef struct upg_backend_api {
     const uint8_t *(*flags)(const upg_backend *b);       // [n_rows] of the last run: 1 where a value was not finite
     const char *(*path)(const upg_backend *b);           // what runs: "avx512", ...
     size_t (*memory)(const upg_backend *b);              // bytes reserved
+    // Blocks of the KV cache between runs, as bytes that mean the same to every run of this backend: how many one has,
+    // and moving it out, in, and to another place.
+    size_t (*kv_bytes)(const upg_backend *b);
+    int (*kv_read)(const upg_backend *b, int32_t block, void *to, upg_error *e);
+    int (*kv_write)(upg_backend *b, int32_t block, const void *from, upg_error *e);
+    int (*kv_copy)(upg_backend *b, int32_t from, int32_t to, upg_error *e);
+    const char *kv_layout; // a name for those bytes: a change of their meaning changes it
 } upg_backend_api;
 struct upg_backend {
     const upg_backend_api *api;

@@ -1,45 +1,97 @@
 // Sampling: docs/arithmetic.md, section 13, step by step.
 #include "base/base.h"
 #include "program/numbers.h"
+#include "engine/sample.h"
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { REPEAT_WINDOW = 64 };
 
 struct upg_sampler {
     upg_sampling options;
     int vocab_size;
-    float *logits;  // [vocab_size] after penalties and temperature
-    uint64_t *keys; // [vocab_size] sort keys: best first, ties to the lower id
-    float *p;       // [vocab_size] of the candidates in order
+    upg_bias *bias;  // [options.n_bias]
+    float *logits;   // [vocab_size] after penalties and temperature
+    int32_t *counts; // [vocab_size] of tokens drawn; zeros between two draws. NULL: no penalty needs them
+    uint64_t *keys;  // [vocab_size] sort keys: best first, ties to the lower id
+    uint64_t *spare; // [vocab_size] for sorting
+    float *p;        // [vocab_size] of the candidates in order
 };
 
-upg_sampler *upg_sampler_new(int vocab_size, const upg_sampling *o, upg_error *e) {
-    bool temperature = o->temperature == 0 || (o->temperature >= 1 / 64.0f && o->temperature <= 100);
-    bool penalty = o->repeat_penalty >= 1 / 64.0f && o->repeat_penalty <= 100;
-    if (!temperature || !penalty || o->top_k < 0 || !(o->top_p > 0 && o->top_p <= 1) ||
-        !(o->min_p >= 0 && o->min_p <= 1) || vocab_size < 1) {
-        upg_fail(e, "sampling: temperature is 0 or 1/64..100, top_k at least 0, top_p above 0 to 1, min_p 0..1, "
-                    "repeat_penalty 1/64..100");
-        return NULL;
+static bool within(float x, float low, float high) {
+    return x >= low && x <= high;
+}
+
+static int check_bias(const upg_sampling *o, int vocab_size, upg_error *e) {
+    if (o->n_bias > (size_t)vocab_size) return upg_fail(e, "sampling: more biases than tokens");
+    for (size_t i = 0; i < o->n_bias; i++) {
+        const upg_bias *b = &o->bias[i];
+        if (b->token < 0 || b->token >= vocab_size)
+            return upg_fail(e, "sampling: a bias for token %d, which is not in the vocabulary of %d", b->token,
+                            vocab_size);
+        if (!within(b->bias, -100, 100)) return upg_fail(e, "sampling: the bias of token %d is not within -100..100", b->token);
     }
+    return 0;
+}
+
+int upg_sampling_check(const upg_sampling *o, int vocab_size, upg_error *e) {
+    if (vocab_size < 1) return upg_fail(e, "sampling: no vocabulary");
+    if (o->temperature != 0 && !within(o->temperature, 1 / 64.0f, 100))
+        return upg_fail(e, "sampling: temperature is 0 or within 1/64..100");
+    if (o->top_k < 0) return upg_fail(e, "sampling: top_k is at least 0");
+    if (!(o->top_p > 0 && o->top_p <= 1)) return upg_fail(e, "sampling: top_p is above 0 to 1");
+    if (!within(o->min_p, 0, 1)) return upg_fail(e, "sampling: min_p is within 0..1");
+    if (!within(o->repeat_penalty, 1 / 64.0f, 100)) return upg_fail(e, "sampling: repeat_penalty is within 1/64..100");
+    if (!within(o->presence_penalty, -100, 100) || !within(o->frequency_penalty, -100, 100))
+        return upg_fail(e, "sampling: presence_penalty and frequency_penalty are within -100..100");
+    return check_bias(o, vocab_size, e);
+}
+
+static int by_token(const void *a, const void *b) {
+    int32_t x = ((const upg_bias *)a)->token, y = ((const upg_bias *)b)->token;
+    return (x > y) - (x < y);
+}
+
+// In order of tokens, each once.
+static int copy_bias(upg_sampler *s, const upg_sampling *o, upg_error *e) {
+    if (!o->n_bias) return 0;
+    if (!(s->bias = upg_alloc(o->n_bias, sizeof *s->bias, e))) return -1;
+    memcpy(s->bias, o->bias, o->n_bias * sizeof *s->bias);
+    qsort(s->bias, o->n_bias, sizeof *s->bias, by_token);
+    for (size_t i = 1; i < o->n_bias; i++)
+        if (s->bias[i].token == s->bias[i - 1].token)
+            return upg_fail(e, "sampling: token %d has two biases", s->bias[i].token);
+    return 0;
+}
+
+upg_sampler *upg_sampler_new(int vocab_size, const upg_sampling *o, upg_error *e) {
+    if (upg_sampling_check(o, vocab_size, e)) return NULL;
     upg_sampler *s = upg_alloc(1, sizeof *s, e);
     if (!s) return NULL;
     s->options = *o;
     s->vocab_size = vocab_size;
     size_t n = (size_t)vocab_size;
-    if (!(s->logits = upg_alloc(n, sizeof *s->logits, e)) || !(s->keys = upg_alloc(n, sizeof *s->keys, e)) ||
-        !(s->p = upg_alloc(n, sizeof *s->p, e))) {
+    bool counts = o->presence_penalty != 0 || o->frequency_penalty != 0;
+    if (copy_bias(s, o, e) || !(s->logits = upg_alloc(n, sizeof *s->logits, e)) ||
+        (counts && !(s->counts = upg_alloc(n, sizeof *s->counts, e))) ||
+        (o->temperature != 0 &&
+         (!(s->keys = upg_alloc(n, sizeof *s->keys, e)) || !(s->spare = upg_alloc(n, sizeof *s->spare, e)) ||
+          !(s->p = upg_alloc(n, sizeof *s->p, e))))) {
         upg_sampler_free(s);
         return NULL;
     }
+    s->options.bias = s->bias;
     return s;
 }
 
 void upg_sampler_free(upg_sampler *s) {
     if (!s) return;
+    free(s->bias);
     free(s->logits);
+    free(s->counts);
     free(s->keys);
+    free(s->spare);
     free(s->p);
     free(s);
 }
@@ -60,6 +112,20 @@ static void penalise(upg_sampler *s, const int32_t *history, size_t n) {
     }
 }
 
+// A product and two differences for each token that was drawn, whatever the order they are met in.
+static void penalise_drawn(upg_sampler *s, const int32_t *history, size_t n) {
+    const upg_sampling *o = &s->options;
+    for (size_t i = o->n_prompt; i < n; i++)
+        if (history[i] >= 0 && history[i] < s->vocab_size) s->counts[history[i]]++;
+    for (size_t i = o->n_prompt; i < n; i++) {
+        if (history[i] < 0 || history[i] >= s->vocab_size || !s->counts[history[i]]) continue;
+        float *l = &s->logits[history[i]], count = (float)s->counts[history[i]];
+        s->counts[history[i]] = 0;
+        *l = flush(*l - flush(count * o->frequency_penalty));
+        *l = flush(*l - o->presence_penalty);
+    }
+}
+
 // Ascending keys are descending logits, then ascending ids. -0 and +0 are one value.
 static uint64_t key_of(float logit, int id) {
     uint32_t u = upg_bits(logit == 0 ? 0.0f : logit);
@@ -72,7 +138,28 @@ static int by_key(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-// The best k of keys[0..n), in order, by a bounded heap when k is small.
+// Sorts keys that are in order of their ids: by their upper halves, stably, 11 bits at a time.
+static void sort_all(upg_sampler *s, int n) {
+    enum { BITS = 11, BINS = 1 << BITS };
+    uint64_t *from = s->keys, *to = s->spare;
+    for (int shift = 32; shift < 64; shift += BITS) {
+        uint32_t starts[BINS] = {0}, at = 0;
+        for (int i = 0; i < n; i++) starts[from[i] >> shift & (BINS - 1)]++;
+        for (int i = 0; i < BINS; i++) {
+            uint32_t count = starts[i];
+            starts[i] = at;
+            at += count;
+        }
+        for (int i = 0; i < n; i++) to[starts[from[i] >> shift & (BINS - 1)]++] = from[i];
+        uint64_t *t = from;
+        from = to;
+        to = t;
+    }
+    s->keys = from; // three passes
+    s->spare = to;
+}
+
+// The best k of keys[0..n), in order, by a bounded heap.
 static void sift_down(uint64_t *heap, int n, int i) {
     for (;;) {
         int child = 2 * i + 1;
@@ -89,14 +176,16 @@ static void sift_down(uint64_t *heap, int n, int i) {
 static int candidates(upg_sampler *s) {
     int n = s->vocab_size, k = s->options.top_k && s->options.top_k < n ? s->options.top_k : n;
     for (int i = 0; i < n; i++) s->keys[i] = key_of(s->logits[i], i);
-    if (k < n) {
-        for (int i = k / 2 - 1; i >= 0; i--) sift_down(s->keys, k, i);
-        for (int i = k; i < n; i++)
-            if (s->keys[i] < s->keys[0]) {
-                s->keys[0] = s->keys[i];
-                sift_down(s->keys, k, 0);
-            }
+    if (k > n / 8) {
+        sort_all(s, n);
+        return k;
     }
+    for (int i = k / 2 - 1; i >= 0; i--) sift_down(s->keys, k, i);
+    for (int i = k; i < n; i++)
+        if (s->keys[i] < s->keys[0]) {
+            s->keys[0] = s->keys[i];
+            sift_down(s->keys, k, 0);
+        }
     qsort(s->keys, (size_t)k, sizeof *s->keys, by_key);
     return k;
 }
@@ -123,7 +212,12 @@ static int filter(const upg_sampler *s, int n) {
 int32_t upg_sample(upg_sampler *s, const float *logits, const int32_t *history, size_t n_history) {
     const upg_sampling *o = &s->options;
     for (int i = 0; i < s->vocab_size; i++) s->logits[i] = flush(logits[i]);
+    for (size_t i = 0; i < o->n_bias; i++) {
+        float *l = &s->logits[o->bias[i].token];
+        *l = flush(*l + flush(o->bias[i].bias));
+    }
     if (o->repeat_penalty != 1) penalise(s, history, n_history);
+    if (s->counts) penalise_drawn(s, history, n_history);
     if (o->temperature == 0) {
         int best = 0;
         for (int i = 1; i < s->vocab_size; i++)

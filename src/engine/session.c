@@ -21,7 +21,8 @@ struct upg_session {
     sequence *sequences;  // [n_sequences]
     int32_t *tables;      // [n_sequences][max_blocks]
     int32_t *free_blocks; // stack
-    int n_free, max_blocks;
+    int *refs;            // [n_blocks]
+    int n_blocks, n_free, max_blocks;
     // The batch being run.
     int32_t *tokens, *positions;
     const int32_t **blocks;
@@ -47,12 +48,14 @@ static int reserve(upg_session *s, upg_error *e) {
     const upg_session_options *o = &s->options;
     size_t rows = (size_t)o->max_rows, seqs = (size_t)o->n_sequences;
     s->max_blocks = (o->context + UPG_KV_BLOCK - 1) / UPG_KV_BLOCK;
-    size_t n_blocks = seqs * (size_t)s->max_blocks;
-    if (n_blocks > INT32_MAX)
+    size_t n_entries = seqs * (size_t)s->max_blocks, n_blocks = o->n_blocks > 0 ? (size_t)o->n_blocks : n_entries;
+    if (n_entries > INT32_MAX)
         return upg_fail(e, "%d sequences of %d positions are too many", o->n_sequences, o->context);
+    s->n_blocks = (int)n_blocks;
     if (!(s->sequences = upg_alloc(seqs, sizeof *s->sequences, e)) ||
-        !(s->tables = upg_alloc(n_blocks, sizeof *s->tables, e)) ||
+        !(s->tables = upg_alloc(n_entries, sizeof *s->tables, e)) ||
         !(s->free_blocks = upg_alloc(n_blocks, sizeof *s->free_blocks, e)) ||
+        !(s->refs = upg_alloc(n_blocks, sizeof *s->refs, e)) ||
         !(s->tokens = upg_alloc(rows, sizeof *s->tokens, e)) ||
         !(s->positions = upg_alloc(rows, sizeof *s->positions, e)) ||
         !(s->blocks = upg_alloc(rows, sizeof *s->blocks, e)) || !(s->wants = upg_alloc(rows, 1, e)) ||
@@ -89,7 +92,7 @@ void upg_session_free(upg_session *s) {
     if (s->backend) s->backend->api->destroy(s->backend);
     upg_pool_free(s->pool);
     void *all[] = {s->sequences,      s->tables, s->free_blocks, s->tokens, s->positions,
-                   (void *)s->blocks, s->wants,  s->grown,       s->rows};
+                   (void *)s->blocks, s->wants,  s->grown,       s->rows,   s->refs};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
     free(s);
 }
@@ -98,12 +101,22 @@ static int blocks_for(int length) {
     return (length + UPG_KV_BLOCK - 1) / UPG_KV_BLOCK;
 }
 
+static int32_t take_block(upg_session *s) {
+    int32_t block = s->free_blocks[--s->n_free];
+    s->refs[block] = 1;
+    return block;
+}
+
+static void drop_block(upg_session *s, int32_t block) {
+    if (!--s->refs[block]) s->free_blocks[s->n_free++] = block;
+}
+
 static void release(upg_session *s, sequence *q, int length) {
-    for (int i = blocks_for(length); i < blocks_for(q->length); i++) s->free_blocks[s->n_free++] = q->blocks[i];
+    for (int i = blocks_for(length); i < blocks_for(q->length); i++) drop_block(s, q->blocks[i]);
     q->length = length;
 }
 
-// Takes the blocks the batch needs and fills in positions. The pool holds enough for every sequence at full length.
+// Takes the blocks the batch needs and fills in positions; if there are not enough, nothing is taken.
 static int place_rows(upg_session *s, const upg_row *rows, int n_rows, upg_error *e) {
     memset(s->grown, 0, (size_t)s->options.n_sequences * sizeof *s->grown);
     for (int i = 0; i < n_rows; i++) {
@@ -117,10 +130,15 @@ static int place_rows(upg_session *s, const upg_row *rows, int n_rows, upg_error
         s->wants[i] = rows[i].logits;
         s->blocks[i] = s->sequences[seq].blocks;
     }
+    int needed = 0;
+    for (int seq = 0; seq < s->options.n_sequences; seq++)
+        needed += blocks_for(s->sequences[seq].length + s->grown[seq]) - blocks_for(s->sequences[seq].length);
+    if (needed > s->n_free)
+        return upg_fail(e, "%d KV blocks are needed, and %d of %d are free", needed, s->n_free, s->n_blocks);
     for (int seq = 0; seq < s->options.n_sequences; seq++) {
         sequence *q = &s->sequences[seq];
         for (int i = blocks_for(q->length); i < blocks_for(q->length + s->grown[seq]); i++)
-            q->blocks[i] = s->free_blocks[--s->n_free];
+            q->blocks[i] = take_block(s);
         q->length += s->grown[seq];
     }
     return 0;
@@ -186,9 +204,66 @@ int upg_session_sequences(const upg_session *s) {
 int upg_session_rows_ahead(const upg_session *s) {
     return s->backend->api->inexact ? 0 : s->options.max_logits - 1; // which is less than max_rows
 }
+upg_pool *upg_session_pool(const upg_session *s) {
+    return s->pool;
+}
 const char *upg_session_path(const upg_session *s) {
     return s->backend->api->path(s->backend);
 }
 size_t upg_session_memory(const upg_session *s) {
     return s->backend->api->memory(s->backend);
+}
+
+// ---- Blocks ----
+
+int upg_session_blocks(const upg_session *s) {
+    return s->n_blocks;
+}
+int upg_session_free_blocks(const upg_session *s) {
+    return s->n_free;
+}
+int upg_session_blocks_for(int length) {
+    return blocks_for(length);
+}
+int32_t upg_session_block(const upg_session *s, int seq, int i) {
+    return s->sequences[seq].blocks[i];
+}
+int upg_session_block_refs(const upg_session *s, int32_t block) {
+    return s->refs[block];
+}
+int32_t upg_session_block_take(upg_session *s) {
+    return s->n_free ? take_block(s) : -1;
+}
+void upg_session_block_hold(upg_session *s, int32_t block) {
+    s->refs[block]++;
+}
+void upg_session_block_drop(upg_session *s, int32_t block) {
+    drop_block(s, block);
+}
+void upg_session_attach(upg_session *s, int seq, int32_t block, int length) {
+    sequence *q = &s->sequences[seq];
+    q->blocks[blocks_for(q->length)] = block;
+    q->length = length;
+    s->refs[block]++;
+}
+void upg_session_replace_block(upg_session *s, int seq, int i, int32_t block) {
+    int32_t *at = &s->sequences[seq].blocks[i];
+    s->refs[block]++;
+    drop_block(s, *at);
+    *at = block;
+}
+size_t upg_session_block_bytes(const upg_session *s) {
+    return s->backend->api->kv_bytes(s->backend);
+}
+const char *upg_session_kv_layout(const upg_session *s) {
+    return s->backend->api->kv_layout;
+}
+int upg_session_block_read(const upg_session *s, int32_t block, void *to, upg_error *e) {
+    return s->backend->api->kv_read(s->backend, block, to, e);
+}
+int upg_session_block_write(upg_session *s, int32_t block, const void *from, upg_error *e) {
+    return s->backend->api->kv_write(s->backend, block, from, e);
+}
+int upg_session_block_copy(upg_session *s, int32_t from, int32_t to, upg_error *e) {
+    return s->backend->api->kv_copy(s->backend, from, to, e);
 }

@@ -436,6 +436,21 @@ static void check_attention(yyjson_val *c, const upg_cpu_kernels *k) {
 
 // ---- Sampling (section 13)
 
+static void take_penalties(yyjson_val *c, upg_sampling *o) {
+    yyjson_val *bias = field(c, "bias"), *pair;
+    size_t i, n;
+    upg_bias *all = keep(yyjson_arr_size(bias) + 1, sizeof *all);
+    yyjson_arr_foreach(bias, i, n, pair) {
+        all[i].token = (int32_t)yyjson_get_int(yyjson_arr_get(pair, 0));
+        all[i].bias = upg_float((uint32_t)yyjson_get_uint(yyjson_arr_get(pair, 1)));
+    }
+    o->bias = all;
+    o->n_bias = yyjson_arr_size(bias);
+    o->n_prompt = (size_t)integer(c, "n_prompt");
+    o->frequency_penalty = float_bits(c, "frequency");
+    o->presence_penalty = float_bits(c, "presence");
+}
+
 static void check_sampling(yyjson_val *c, const upg_cpu_kernels *k) {
     (void)k;
     size_t n, n_tokens = count(c, "tokens"), position = (size_t)integer(c, "position");
@@ -446,6 +461,7 @@ static void check_sampling(yyjson_val *c, const upg_cpu_kernels *k) {
                       .min_p = float_bits(c, "min_p"),
                       .repeat_penalty = float_bits(c, "penalty"),
                       .seed = hex64(field(c, "seed"))};
+    if (yyjson_obj_get(c, "bias")) take_penalties(c, &o);
     if (o.top_p == 0) o.top_p = FLT_MIN; // the sampler refuses 0; both keep the first candidate only
     // The draw's position is the length of the history: tokens that do not exist lengthen it without being penalised.
     int32_t *tokens = integers(c, "tokens"), *history = keep(position, sizeof *history);
@@ -482,6 +498,7 @@ static kind kinds[] = {{"guard", check_guard, false},
                        {"sparse", check_sparse, true},
                        {"attention", check_attention, true},
                        {"sampling", check_sampling, false},
+                       {"penalties", check_sampling, false},
                        {"bias", check_bias, true},
                        {"head_norm", check_head_norm, true},
                        {"longrope", check_longrope, false},

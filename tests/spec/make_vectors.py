@@ -466,6 +466,31 @@ def sampling_cases():
     return out
 
 
+def penalty_cases():
+    """Sampling with biases, and penalties of what was drawn."""
+    out = []
+
+    def case(V, n_tokens, n_prompt, n_bias=0, frequency=0.0, presence=0.0, temperature=0.0, penalty=1.0, top_p=1.0):
+        g = generator(V, 3.0, rint=True)
+        seed = random_seed()
+        tokens = ints(rng.integers(0, V, n_tokens))
+        bias = [[t, u32(F32(b))[0]] for t, b in zip(ints(rng.permutation(V)[:n_bias]), rng.uniform(-4, 4, n_bias))]
+        token = ref.sample(generated(g), tokens, seed, n_tokens, temperature, penalty, 0, top_p, 0.0,
+                           [(t, np.uint32(b).view(F32)) for t, b in bias], F32(frequency), F32(presence), n_prompt)
+        out.append({"logits": g, "tokens": tokens, "seed": hex(seed), "position": n_tokens, "temperature": u32(F32(temperature))[0],
+                    "penalty": u32(F32(penalty))[0], "top_k": 0, "top_p": u32(F32(top_p))[0], "min_p": 0, "n_prompt": n_prompt, "bias": bias,
+                    "frequency": u32(F32(frequency))[0], "presence": u32(F32(presence))[0], "token": token})
+
+    for temperature in (0.0, 0.9, 1.0):
+        case(40, 0, 0, n_bias=20, temperature=temperature)
+        case(40, 100, 50, frequency=0.3, temperature=temperature)
+        case(40, 100, 50, presence=-0.7, temperature=temperature)
+        case(40, 100, 100, frequency=0.3, presence=1.3, temperature=temperature)
+        case(300, 400, 3, n_bias=300, frequency=0.15, presence=0.2, penalty=1.1, temperature=temperature, top_p=0.95)
+        case(300, 400, 3, n_bias=7, frequency=-0.15, presence=0.1, penalty=1.1, temperature=temperature)
+    return out
+
+
 def bias_cases():
     y = np.concatenate([normal(200, -10, 10), from_bits(SPECIAL), from_bits(SPECIAL), normal(len(SPECIAL))])
     bias = np.concatenate([normal(200, -10, 10), normal(len(SPECIAL)), from_bits(SPECIAL[::-1]), from_bits(SPECIAL)])
@@ -527,7 +552,7 @@ KINDS = {"guard": guard_cases, "fma": fma_cases, "signs": sign_cases, "block": b
          "embedding": embedding_cases, "lane_sum": lane_sum_cases, "rmsnorm": rmsnorm_cases, "exp": exp_cases, "log": log_cases,
          "swiglu": swiglu_cases, "rope_tables": rope_table_cases, "rope": rope_cases, "quantise_head": quantise_head_cases,
          "attention": attention_cases, "sampling": sampling_cases, "bias": bias_cases, "head_norm": head_norm_cases,
-         "longrope": longrope_cases, "yarn": yarn_cases, "sparse": sparse_cases}
+         "longrope": longrope_cases, "yarn": yarn_cases, "sparse": sparse_cases, "penalties": penalty_cases}
 
 
 # ----------------------------------------------------------------------------------------------- the reference against f64 mathematics

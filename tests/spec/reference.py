@@ -13,6 +13,7 @@ they are computed as f64 matrix products of small integers, far below 2^53.
 runs a model from position 0 and writes the logits, f32 little endian, [n_tokens][vocab]. The session's context is N, or the number of tokens.
 """
 import argparse
+import collections
 import json
 import math
 import struct
@@ -731,13 +732,20 @@ def decode(model, tokens, context):
 
 # ------------------------------------------------------------------------------------------------------------------ 13. Sampling
 
-def sample(logits, tokens, seed, position, temperature=0.0, penalty=1.0, top_k=0, top_p=1.0, min_p=0.0):
-    """The token drawn at `position` after `tokens`."""
+def sample(logits, tokens, seed, position, temperature=0.0, penalty=1.0, top_k=0, top_p=1.0, min_p=0.0, bias=(), frequency=0.0, presence=0.0,
+           n_prompt=0):
+    """The token drawn at `position` after `tokens`, the first n_prompt of which were given. bias: pairs of a token and its bias."""
     l = flush(np.array(logits, F32))
+    for t, b in bias:
+        l[t] = add(l[t], F32(b))
     penalty, temperature, top_p, min_p = (F32(v) for v in (penalty, temperature, top_p, min_p))
     if penalty != 1:
         for t in set(tokens[-64:]):
             l[t] = div(l[t], penalty) if l[t] > 0 else mul(l[t], penalty)
+    if frequency != 0 or presence != 0:
+        for t, count in collections.Counter(tokens[n_prompt:]).items():
+            l[t] = sub(l[t], mul(F32(count), F32(frequency)))
+            l[t] = sub(l[t], F32(presence))
     if temperature == 0:
         return int(np.argmax(l))  # the first of equals
     l = div(l, temperature)

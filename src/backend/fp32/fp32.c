@@ -338,6 +338,27 @@ static size_t memory(const upg_backend *base) {
     return ((const fp32_backend *)base)->memory.bytes;
 }
 
+static size_t kv_bytes(const upg_backend *base) {
+    const upg_config *c = ((const fp32_backend *)base)->program->config;
+    return (size_t)c->n_layers * (size_t)c->n_kv_heads * kv_floats(c) * sizeof(float);
+}
+static uint8_t *kv_block(const upg_backend *base, int32_t block) {
+    return (uint8_t *)((const fp32_backend *)base)->kv + (size_t)block * kv_bytes(base);
+}
+static int kv_read(const upg_backend *base, int32_t block, void *to, upg_error *e) {
+    (void)e;
+    memcpy(to, kv_block(base, block), kv_bytes(base));
+    return 0;
+}
+static int kv_write(upg_backend *base, int32_t block, const void *from, upg_error *e) {
+    (void)e;
+    memcpy(kv_block(base, block), from, kv_bytes(base));
+    return 0;
+}
+static int kv_copy(upg_backend *base, int32_t from, int32_t to, upg_error *e) {
+    return kv_write(base, to, kv_block(base, from), e);
+}
+
 const upg_backend_api upg_backend_fp32 = {.name = "fp32",
                                           .inexact = true,
                                           .accepts = accepts,
@@ -347,4 +368,9 @@ const upg_backend_api upg_backend_fp32 = {.name = "fp32",
                                           .logits = logits,
                                           .flags = flags,
                                           .path = path,
-                                          .memory = memory};
+                                          .memory = memory,
+                                          .kv_bytes = kv_bytes,
+                                          .kv_read = kv_read,
+                                          .kv_write = kv_write,
+                                          .kv_copy = kv_copy,
+                                          .kv_layout = "fp32 1"};
