@@ -42,7 +42,7 @@ typedef struct upg_backend_api {
     size_t (*memory)(const upg_backend *b);              // bytes reserved
     // Blocks of the KV cache between runs, as bytes that mean the same to every run of this backend: how many one has,
     // and moving it out, in, and to another place.
-    size_t (*kv_bytes)(const upg_backend *b);
+    size_t (*kv_bytes)(const upg_config *c);
     int (*kv_read)(const upg_backend *b, int32_t block, void *to, upg_error *e);
     int (*kv_write)(upg_backend *b, int32_t block, const void *from, upg_error *e);
     int (*kv_copy)(upg_backend *b, int32_t from, int32_t to, upg_error *e);

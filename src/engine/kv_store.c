@@ -16,7 +16,7 @@ enum { N_JOBS = 4, REST_SECONDS = 30, MAX_FILES = 1 << 20 };
 
 static const char magic[8] = "UPGKV\0\0\1";
 
-typedef struct header { // little-endian, as all of the file
+typedef struct header { // in the byte order of the machine, as the block is
     char magic[8];
     uint64_t block_bytes;
     uint8_t model[16], hash[16], parent[16];
@@ -106,13 +106,6 @@ static int read_header(const upg_kv_store *s, int fd, const char *name, header *
     return 0;
 }
 
-static void record_of(const header *h, upg_kv_record *r) {
-    *r = (upg_kv_record){.first = h->first, .n = h->n};
-    memcpy(r->hash, h->hash, 16);
-    memcpy(r->parent, h->parent, 16);
-    memcpy(r->tokens, h->tokens, sizeof r->tokens);
-}
-
 static void drop(upg_kv_store *s, const char *name, const char *why) {
     say(s, "KV cache: %s/%s is ignored and removed: %s", s->folder, name, why);
     unlinkat(s->folder_fd, name, 0);
@@ -145,20 +138,13 @@ const void *upg_kv_store_load(upg_kv_store *s, const upg_kv_record *r) {
 
 // ---- Opening ----
 
-typedef struct found {
-    upg_kv_record record;
-    struct timespec used;
-} found;
-
 static int by_place(const void *a, const void *b) {
-    const found *x = a, *y = b;
-    if (x->record.first != y->record.first) return x->record.first < y->record.first ? -1 : 1;
-    if (x->used.tv_sec != y->used.tv_sec) return x->used.tv_sec < y->used.tv_sec ? -1 : 1;
-    return (x->used.tv_nsec > y->used.tv_nsec) - (x->used.tv_nsec < y->used.tv_nsec);
+    int32_t x = ((const upg_kv_record *)a)->first, y = ((const upg_kv_record *)b)->first;
+    return (x > y) - (x < y);
 }
 
 // One file of the folder; what is not a block of ours goes.
-static int scan_file(upg_kv_store *s, const char *name, found *f) {
+static int scan_file(upg_kv_store *s, const char *name, upg_kv_record *r) {
     header h;
     upg_error e;
     struct stat st = {0};
@@ -175,38 +161,35 @@ static int scan_file(upg_kv_store *s, const char *name, found *f) {
         drop(s, name, e.message);
         return -1;
     }
-    record_of(&h, &f->record);
-    f->used = st.st_mtim;
+    *r = (upg_kv_record){
+        .used = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec, .first = h.first, .n = h.n};
+    memcpy(r->hash, h.hash, 16);
+    memcpy(r->parent, h.parent, 16);
+    memcpy(r->tokens, h.tokens, sizeof r->tokens);
     return 0;
 }
 
 static int scan(upg_kv_store *s, upg_error *e) {
     DIR *d = opendir(s->folder);
     if (!d) return upg_fail(e, "%s: %s", s->folder, strerror(errno));
-    found *all = NULL;
-    size_t n = 0, capacity = 0;
+    size_t capacity = 0;
     int rc = 0;
-    for (const struct dirent *entry; !rc && n < MAX_FILES && (entry = readdir(d));) {
+    for (const struct dirent *entry; s->n_records < MAX_FILES && (entry = readdir(d));) {
         if (*entry->d_name == '.') continue;
-        if (n == capacity) {
-            found *more = upg_resize(all, capacity = capacity ? 2 * capacity : 64, sizeof *all, e);
+        if (s->n_records == capacity) {
+            capacity = capacity ? 2 * capacity : 64;
+            upg_kv_record *more = upg_resize(s->records, capacity, sizeof *more, e);
             if (!more) {
                 rc = -1;
                 break;
             }
-            all = more;
+            s->records = more;
         }
-        if (!scan_file(s, entry->d_name, &all[n])) n++;
+        if (!scan_file(s, entry->d_name, &s->records[s->n_records])) s->n_records++;
     }
     closedir(d);
-    if (!rc && !(s->records = upg_alloc(n + 1, sizeof *s->records, e))) rc = -1;
-    if (!rc && n) {
-        qsort(all, n, sizeof *all, by_place);
-        for (size_t i = 0; i < n; i++) s->records[i] = all[i].record;
-    }
-    if (!rc) s->n_records = n;
-    s->bytes = n * upg_kv_store_file_bytes(s);
-    free(all);
+    if (s->n_records) qsort(s->records, s->n_records, sizeof *s->records, by_place);
+    s->bytes = s->n_records * upg_kv_store_file_bytes(s);
     return rc;
 }
 
@@ -354,6 +337,10 @@ void upg_kv_store_save(upg_kv_store *s, void *buffer, const upg_kv_record *r, vo
     for (int i = 0; i < N_JOBS; i++) {
         job *j = &s->jobs[i];
         if (j->data != buffer) continue;
+        if (!r) {
+            j->state = JOB_FREE;
+            break;
+        }
         j->h = (header){.block_bytes = s->block_bytes, .first = r->first, .n = r->n};
         memcpy(j->h.magic, magic, sizeof magic);
         memcpy(j->h.model, s->model, 16);
@@ -362,8 +349,8 @@ void upg_kv_store_save(upg_kv_store *s, void *buffer, const upg_kv_record *r, vo
         memcpy(j->h.tokens, r->tokens, (size_t)r->n * sizeof *r->tokens);
         j->tag = tag;
         j->state = JOB_WAITING;
+        s->bytes += upg_kv_store_file_bytes(s);
     }
-    s->bytes += upg_kv_store_file_bytes(s);
     pthread_cond_signal(&s->work);
     pthread_mutex_unlock(&s->mutex);
 }
@@ -384,9 +371,12 @@ bool upg_kv_store_done(upg_kv_store *s, void **tag, bool *written) {
     return j;
 }
 
-void upg_kv_store_remove(upg_kv_store *s, const uint8_t hash[16]) {
+void upg_kv_store_remove(upg_kv_store *s, const uint8_t hash[16], const char *why) {
     char name[48];
     file_name(hash, ".kv", name);
-    unlinkat(s->folder_fd, name, 0);
+    if (why)
+        drop(s, name, why);
+    else
+        unlinkat(s->folder_fd, name, 0);
     s->bytes -= upg_kv_store_file_bytes(s);
 }

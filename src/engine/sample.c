@@ -30,7 +30,8 @@ static int check_bias(const upg_sampling *o, int vocab_size, upg_error *e) {
         if (b->token < 0 || b->token >= vocab_size)
             return upg_fail(e, "sampling: a bias for token %d, which is not in the vocabulary of %d", b->token,
                             vocab_size);
-        if (!within(b->bias, -100, 100)) return upg_fail(e, "sampling: the bias of token %d is not within -100..100", b->token);
+        if (!within(b->bias, -100, 100))
+            return upg_fail(e, "sampling: the bias of token %d is not within -100..100", b->token);
     }
     return 0;
 }
@@ -239,10 +240,15 @@ int32_t upg_sample(upg_sampler *s, const float *logits, const int32_t *history, 
     return (int32_t)(uint32_t)s->keys[n - 1];
 }
 
-float upg_logprob(const float *logits, int vocab_size, int32_t token) {
-    float m = logits[0];
-    for (int i = 1; i < vocab_size; i++) m = logits[i] > m ? logits[i] : m;
+upg_log_sum upg_log_sum_of(const float *logits, int vocab_size) {
+    upg_log_sum s = {.most = logits[0]};
+    for (int i = 1; i < vocab_size; i++) s.most = logits[i] > s.most ? logits[i] : s.most;
     double sum = 0;
-    for (int i = 0; i < vocab_size; i++) sum += upg_exp(logits[i] - m);
-    return logits[token] - m - upg_log((float)sum);
+    for (int i = 0; i < vocab_size; i++) sum += upg_exp(logits[i] - s.most);
+    s.log_sum = upg_log((float)sum);
+    return s;
+}
+
+float upg_logprob(const float *logits, int vocab_size, int32_t token) {
+    return upg_logprob_of(upg_log_sum_of(logits, vocab_size), logits[token]);
 }

@@ -48,15 +48,20 @@ static int reserve(upg_session *s, upg_error *e) {
     const upg_session_options *o = &s->options;
     size_t rows = (size_t)o->max_rows, seqs = (size_t)o->n_sequences;
     s->max_blocks = (o->context + UPG_KV_BLOCK - 1) / UPG_KV_BLOCK;
-    size_t n_entries = seqs * (size_t)s->max_blocks, n_blocks = o->n_blocks > 0 ? (size_t)o->n_blocks : n_entries;
-    if (n_entries > INT32_MAX)
+    const upg_backend_api *api = upg_backend_for(&s->model->weights, e);
+    if (!api) return -1;
+    size_t n_entries = seqs * (size_t)s->max_blocks, block_bytes = api->kv_bytes(&s->model->config);
+    size_t n_blocks = o->kv_bytes ? o->kv_bytes / block_bytes : n_entries;
+    if (n_entries > INT32_MAX || n_blocks > INT32_MAX)
         return upg_fail(e, "%d sequences of %d positions are too many", o->n_sequences, o->context);
+    if (n_blocks < (size_t)s->max_blocks)
+        return upg_fail(e, "%zu bytes for keys and values; a context of %d takes %zu", o->kv_bytes, o->context,
+                        (size_t)s->max_blocks * block_bytes);
     s->n_blocks = (int)n_blocks;
     if (!(s->sequences = upg_alloc(seqs, sizeof *s->sequences, e)) ||
         !(s->tables = upg_alloc(n_entries, sizeof *s->tables, e)) ||
         !(s->free_blocks = upg_alloc(n_blocks, sizeof *s->free_blocks, e)) ||
-        !(s->refs = upg_alloc(n_blocks, sizeof *s->refs, e)) ||
-        !(s->tokens = upg_alloc(rows, sizeof *s->tokens, e)) ||
+        !(s->refs = upg_alloc(n_blocks, sizeof *s->refs, e)) || !(s->tokens = upg_alloc(rows, sizeof *s->tokens, e)) ||
         !(s->positions = upg_alloc(rows, sizeof *s->positions, e)) ||
         !(s->blocks = upg_alloc(rows, sizeof *s->blocks, e)) || !(s->wants = upg_alloc(rows, 1, e)) ||
         !(s->grown = upg_alloc(seqs, sizeof *s->grown, e)) || !(s->rows = upg_alloc(rows, sizeof *s->rows, e)))
@@ -64,8 +69,7 @@ static int reserve(upg_session *s, upg_error *e) {
     for (size_t i = 0; i < seqs; i++) s->sequences[i].blocks = s->tables + i * (size_t)s->max_blocks;
     for (size_t i = 0; i < n_blocks; i++) s->free_blocks[i] = (int32_t)(n_blocks - 1 - i);
     s->n_free = (int)n_blocks;
-    const upg_backend_api *api = upg_backend_for(&s->model->weights, e);
-    if (!api || !(s->pool = upg_pool_new(o->n_threads, e)) || (o->pin && upg_pool_pin(s->pool, e))) return -1;
+    if (!(s->pool = upg_pool_new(o->n_threads, e)) || (o->pin && upg_pool_pin(s->pool, e))) return -1;
     upg_backend_options b = {.max_rows = o->max_rows,
                              .max_logits = o->max_logits,
                              .n_positions = o->context,
@@ -253,7 +257,7 @@ void upg_session_replace_block(upg_session *s, int seq, int i, int32_t block) {
     *at = block;
 }
 size_t upg_session_block_bytes(const upg_session *s) {
-    return s->backend->api->kv_bytes(s->backend);
+    return s->backend->api->kv_bytes(&s->model->config);
 }
 const char *upg_session_kv_layout(const upg_session *s) {
     return s->backend->api->kv_layout;

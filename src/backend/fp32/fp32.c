@@ -338,21 +338,23 @@ static size_t memory(const upg_backend *base) {
     return ((const fp32_backend *)base)->memory.bytes;
 }
 
-static size_t kv_bytes(const upg_backend *base) {
-    const upg_config *c = ((const fp32_backend *)base)->program->config;
+static size_t kv_bytes(const upg_config *c) {
     return (size_t)c->n_layers * (size_t)c->n_kv_heads * kv_floats(c) * sizeof(float);
 }
+static size_t block_bytes(const upg_backend *base) {
+    return kv_bytes(((const fp32_backend *)base)->program->config);
+}
 static uint8_t *kv_block(const upg_backend *base, int32_t block) {
-    return (uint8_t *)((const fp32_backend *)base)->kv + (size_t)block * kv_bytes(base);
+    return (uint8_t *)((const fp32_backend *)base)->kv + (size_t)block * block_bytes(base);
 }
 static int kv_read(const upg_backend *base, int32_t block, void *to, upg_error *e) {
     (void)e;
-    memcpy(to, kv_block(base, block), kv_bytes(base));
+    memcpy(to, kv_block(base, block), block_bytes(base));
     return 0;
 }
 static int kv_write(upg_backend *base, int32_t block, const void *from, upg_error *e) {
     (void)e;
-    memcpy(kv_block(base, block), from, kv_bytes(base));
+    memcpy(kv_block(base, block), from, block_bytes(base));
     return 0;
 }
 static int kv_copy(upg_backend *base, int32_t from, int32_t to, upg_error *e) {
