@@ -25,6 +25,10 @@ typedef struct upg_error {
 
 UPG_API const char *upg_version(void); // "major.minor.patch"
 
+// Progress of a call that takes long: done of total, in a unit of the call's own. Returning false cancels it: it fails
+// with "cancelled", and nothing has changed. Called by the thread that made the call.
+typedef bool upg_progress(void *ctx, uint64_t done, uint64_t total);
+
 // A model: weights, config and tokenizer. Ownership: whoever opened it frees it, after the sessions made from it.
 typedef struct upg_model upg_model;
 
@@ -34,6 +38,9 @@ UPG_API upg_model *upg_model_open(const char *path, upg_error *e);
 // A .upg image in memory, which must outlive the model. name is for messages.
 UPG_API upg_model *upg_model_open_memory(const void *data, size_t size, const char *name, upg_error *e);
 UPG_API void upg_model_free(upg_model *m);
+// Reads all of a .upg file and compares it with the hashes it carries; names what differs first. Originals have none:
+// there is nothing to compare. Progress in bytes; may be NULL.
+UPG_API int upg_model_verify(const upg_model *m, upg_progress *progress, void *ctx, upg_error *e);
 
 UPG_API int upg_model_vocab_size(const upg_model *m);
 UPG_API int upg_model_max_context(const upg_model *m); // positions the model was made for
@@ -46,6 +53,14 @@ UPG_API size_t upg_model_bytes_per_token(const upg_model *m); // weight bytes a 
 UPG_API int upg_tokenize(const upg_model *m, const char *text, size_t n, bool special, int32_t **ids, size_t *n_ids,
                          upg_error *e);
 UPG_API void upg_free(void *p);
+// Token ids to text, as they come. What is given out is always whole UTF-8 characters: bytes that cannot become one are
+// written as U+FFFD. special: control tokens are shown. midway: the text goes on with another one (some tokenizers
+// begin a text with a space that is not printed). The text is valid until the next call; its model must outlive it.
+typedef struct upg_text upg_text;
+UPG_API upg_text *upg_text_new(const upg_model *m, bool special, bool midway, upg_error *e);
+UPG_API void upg_text_free(upg_text *t);
+UPG_API int upg_text_push(upg_text *t, int32_t token, const char **text, size_t *n, upg_error *e);
+UPG_API int upg_text_finish(upg_text *t, const char **text, size_t *n, upg_error *e); // what was held back; begins anew
 
 // Chats: messages to token ids through the model's chat template (Jinja, as in Hugging Face models). The ids are those
 // of transformers' apply_chat_template, except that nothing in a message becomes a control token: names of control
@@ -92,6 +107,8 @@ UPG_API int upg_session_run(upg_session *s, const upg_row *rows, int n_rows, upg
 // Appends tokens in batches of max_rows and asks for the last one's logits (logits index 0). On failure, a value that
 // is not finite included, the sequence has its old length.
 UPG_API int upg_session_prefill(upg_session *s, int sequence, const int32_t *tokens, size_t n, upg_error *e);
+// Of upg_session_prefill from here on, in tokens, after each batch. NULL: none.
+UPG_API void upg_session_set_progress(upg_session *s, upg_progress *progress, void *ctx);
 // [vocab_size] logits of the i-th row of the last batch that asked for them. Owned by the session, valid until the next
 // run.
 UPG_API const float *upg_session_logits(const upg_session *s, int i);

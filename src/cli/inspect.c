@@ -134,7 +134,7 @@ static int run(int argc, char **argv) {
     upg_model *m = args[0] && !path ? NULL : cli_open_model(path, &e);
     if (m && o.verify && !m->weights.compressed)
         upg_fail(&e, "--verify needs a .upg file: originals have no hashes");
-    else if (m && (!o.verify || !upg_weights_verify(&m->weights, &e)))
+    else if (m && (!o.verify || !upg_model_verify(m, NULL, NULL, &e)))
         rc = show(m, path ? path : "the default model", &o, &e);
     upg_model_free(m);
     free(path);

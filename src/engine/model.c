@@ -100,6 +100,10 @@ void upg_model_free(upg_model *m) {
     free(m);
 }
 
+int upg_model_verify(const upg_model *m, upg_progress *progress, void *ctx, upg_error *e) {
+    return upg_weights_verify(&m->weights, progress, ctx, e);
+}
+
 static void add_hash(upg_buf *b, const void *data, size_t n) {
     uint8_t hash[16];
     upg_file_hash(data, n, hash);
@@ -160,4 +164,42 @@ int upg_tokenize(const upg_model *m, const char *text, size_t n, bool special, i
     *ids = list.data;
     *n_ids = list.size;
     return 0;
+}
+
+struct upg_text {
+    const upg_model *model;
+    bool special, midway;
+    upg_detokenizer detokenizer;
+    upg_buf out;
+};
+
+upg_text *upg_text_new(const upg_model *m, bool special, bool midway, upg_error *e) {
+    upg_text *t = m->tokenizer ? upg_alloc(1, sizeof *t, e) : NULL;
+    if (!m->tokenizer) upg_fail(e, "the model has no tokenizer");
+    if (t) *t = (upg_text){.model = m, .special = special, .midway = midway, .detokenizer.midway = midway};
+    return t;
+}
+
+void upg_text_free(upg_text *t) {
+    if (t) upg_buf_free(&t->out);
+    free(t);
+}
+
+static int give_text(upg_text *t, const char **text, size_t *n, upg_error *e) {
+    *text = t->out.data ? t->out.data : "";
+    *n = t->out.size;
+    return upg_buf_check(&t->out, e);
+}
+
+int upg_text_push(upg_text *t, int32_t token, const char **text, size_t *n, upg_error *e) {
+    t->out.size = 0;
+    upg_detokenizer_push(&t->detokenizer, t->model->tokenizer, token, t->special, &t->out);
+    return give_text(t, text, n, e);
+}
+
+int upg_text_finish(upg_text *t, const char **text, size_t *n, upg_error *e) {
+    t->out.size = 0;
+    upg_detokenizer_finish(&t->detokenizer, &t->out);
+    t->detokenizer = (upg_detokenizer){.midway = t->midway};
+    return give_text(t, text, n, e);
 }

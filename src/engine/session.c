@@ -29,6 +29,8 @@ struct upg_session {
     uint8_t *wants;
     int *grown;    // [n_sequences] rows the batch adds
     upg_row *rows; // for prefill
+    upg_progress *progress;
+    void *progress_ctx;
 };
 
 static int check_options(upg_session_options *o, const upg_model *m, upg_error *e) {
@@ -169,8 +171,14 @@ static int prefill(upg_session *s, int seq, const int32_t *tokens, size_t n, upg
             if (upg_session_row_failed(s, i))
                 return upg_fail(e, "the model met a value that is not finite at token %zu", at + (size_t)i);
         at += (size_t)rows;
+        if (s->progress && !s->progress(s->progress_ctx, at, n)) return upg_fail(e, "cancelled");
     }
     return 0;
+}
+
+void upg_session_set_progress(upg_session *s, upg_progress *progress, void *ctx) {
+    s->progress = progress;
+    s->progress_ctx = ctx;
 }
 
 int upg_session_prefill(upg_session *s, int seq, const int32_t *tokens, size_t n, upg_error *e) {

@@ -355,8 +355,10 @@ static int check_hash(const void *data, size_t size, const uint8_t want[16], con
     return upg_fail(e, "tensor '%s': its %s differs from what was written: the file is damaged", name, what);
 }
 
-int upg_weights_verify(const upg_weights *w, upg_error *e) {
+int upg_weights_verify(const upg_weights *w, upg_progress *progress, void *ctx, upg_error *e) {
     if (!w->compressed) return 0;
+    uint64_t done = 0, total = 0;
+    for (size_t i = 0; i < w->n; i++) total += w->tensors[i].bytes;
     const upg_safetensors *st = &w->storage->headers[0];
     yyjson_val *meta = yyjson_obj_get(st->metadata, UPG_KEY_META);
     uint8_t want[16], hash[16];
@@ -372,6 +374,8 @@ int upg_weights_verify(const upg_weights *w, upg_error *e) {
             return upg_fail(e, "tensor '%s': has a byte 255, which stands for no weight", t->name);
         if (t->encoding == UPG_SPARSE && !upg_sparse_is_valid(t->data, t->rows, t->cols, t->s))
             return upg_fail(e, "tensor '%s': a block of it is not half full, or has a byte 255", t->name);
+        done += t->bytes;
+        if (progress && !progress(ctx, done, total)) return upg_fail(e, "cancelled");
     }
     for (size_t i = 0; i < st->n; i++) {
         const upg_safetensors_entry *s = &st->entries[i];

@@ -151,7 +151,7 @@ static void errors_are_small_and_hashes_right(void **state) {
                 fail_msg("%s: error %g at 2K = %d", t->name, t->error, t->bits2);
         }
         upg_weights w;
-        if (upg_weights_open(&w, path_in(path, folder, "errors.upg"), &e) || upg_weights_verify(&w, &e))
+        if (upg_weights_open(&w, path_in(path, folder, "errors.upg"), &e) || upg_weights_verify(&w, NULL, NULL, &e))
             fail_msg("%s", e.message);
         upg_weights_close(&w);
         upg_compress_result_free(&r);
@@ -243,7 +243,7 @@ static void scaled_rows(void **state) {
         compress_model(path_in(path, folder, name), path_in(out, folder, "scaled.upg"),
                        &(upg_compress_options){.layer_bits = 6});
         upg_weights w;
-        if (upg_weights_open(&w, out, &e) || upg_weights_verify(&w, &e)) fail_msg("%s", e.message);
+        if (upg_weights_open(&w, out, &e) || upg_weights_verify(&w, NULL, NULL, &e)) fail_msg("%s", e.message);
         upg_weights_close(&w);
     }
 }

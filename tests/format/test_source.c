@@ -55,7 +55,7 @@ static void a_folder_is_its_tensors_and_texts(void **state) {
         assert_string_equal(w.generation_config, "{\"eos_token_id\": 2}");
         assert_string_equal(w.tokenizer_json, "{\"model\": 0}");
         assert_string_equal(w.chat_template, "{{ x }}\n");
-        assert_int_equal(upg_weights_verify(&w, &e), 0);
+        assert_int_equal(upg_weights_verify(&w, NULL, NULL, &e), 0);
         struct stat st;
         assert_int_equal(stat(path, &st), 0);
         assert_int_equal(w.file_bytes, st.st_size);

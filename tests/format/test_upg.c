@@ -90,7 +90,7 @@ static void what_is_written_is_read(void **state) {
     assert_string_equal(w.chat_template, "{{ \"hi\" }}\n\\é");
     assert_true(w.rotation_seed == 0xfedcba9876543210u);
     assert_null(w.tokenizer_json);
-    if (upg_weights_verify(&w, &e)) fail_msg("%s", e.message);
+    if (upg_weights_verify(&w, NULL, NULL, &e)) fail_msg("%s", e.message);
     assert_int_equal(w.file_bytes,
                      upg_writer_plan(SAMPLE_CONFIG, "{{ \"hi\" }}\n\\é", t, N_ALL, 100)); // as was foretold
     upg_weights_close(&w);
@@ -112,7 +112,7 @@ static void a_memory_image_reads_the_same_at_any_alignment(void **state) {
         upg_error e = {""};
         if (upg_weights_open_memory(&w, at, image.size, "image", &e)) fail_msg("%s", e.message);
         for (size_t i = 0; i < COUNT(small_model); i++) check_tensor(&w, &small_model[i], 7 + i);
-        assert_int_equal(upg_weights_verify(&w, &e), 0);
+        assert_int_equal(upg_weights_verify(&w, NULL, NULL, &e), 0);
         assert_null(w.report);
         upg_weights_close(&w);
     }

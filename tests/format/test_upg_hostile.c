@@ -55,7 +55,7 @@ static int examine(const image *m, upg_error *e) {
     }
     volatile unsigned sink = touch(&w);
     (void)sink;
-    int rc = upg_weights_verify(&w, e) ? 1 : 0;
+    int rc = upg_weights_verify(&w, NULL, NULL, e) ? 1 : 0;
     upg_weights_close(&w);
     return rc;
 }

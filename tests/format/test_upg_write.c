@@ -110,7 +110,7 @@ static void two_writers_of_one_target_do_not_meet(void **state) {
     upg_writer_free(a);
     upg_writer_free(b);
     upg_weights w;
-    if (upg_weights_open(&w, path, &e) || upg_weights_verify(&w, &e)) fail_msg("%s", e.message);
+    if (upg_weights_open(&w, path, &e) || upg_weights_verify(&w, NULL, NULL, &e)) fail_msg("%s", e.message);
     upg_weights_close(&w);
     assert_int_equal(count_files(dir), 1);
     remove_folder(dir);
