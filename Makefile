@@ -7,7 +7,7 @@ Q       := $(if $V,,@)
 PREFIX  ?= /usr/local
 B       := build$(if $(SAN),/san)
 PKGS    := openblas libxxhash libzstd libutf8proc
-CLI_PKGS := libedit
+CLI_PKGS := libedit libmicrohttpd libseccomp
 VERSION := $(shell cat VERSION)
 
 ifneq ($(filter-out setup check-format format clean,$(or $(MAKECMDGOALS),all)),)
@@ -50,11 +50,13 @@ else
 OTHERS += %_neon.c %_dotprod.c %_i8mm.c
 endif
 
-SRC      := $(filter-out $(OTHERS),$(shell find src -name '*.c' -not -path 'src/cli/*'))
+SRC      := $(filter-out $(OTHERS),$(shell find src -name '*.c' -not -path 'src/cli/*' -not -path 'src/server/*'))
+SERVER_SRC := $(wildcard src/server/*.c)
 CLI_SRC  := $(wildcard src/cli/*.c)
 LIB_OBJ  := $(SRC:%.c=$B/%.o) $B/src/compress/default_text_data.o $B/third_party/yyjson/yyjson.o
 # As much of the library as can be built for another processor without the libraries behind it: tests/isa/test_isa.sh.
 ISA_OBJ  := $(filter $(addprefix $B/src/,base/% codec/% program/% arch/% backend/cpu/% backend/backend.o format/% engine/sample.o),$(SRC:%.c=$B/%.o)) $B/third_party/yyjson/yyjson.o
+SERVER_OBJ := $(SERVER_SRC:%.c=$B/%.o) $B/src/server/openapi_data.o
 CLI_OBJ  := $(CLI_SRC:%.c=$B/%.o) $B/src/cli/default_model.o
 TESTS    := $(patsubst %.c,$B/%,$(shell find tests -name 'test_*.c'))
 BENCHES  := $(patsubst %.c,$B/%,$(wildcard bench/*.c))
@@ -86,6 +88,7 @@ $B/%.o: %.S
 	$(if $V,,@echo "  AS   $@")
 	$Q$(CC) -c $< -o $@
 $B/src/cli/default_model.o: models/tales.upg
+$B/src/server/openapi_data.o: src/server/openapi.json
 $B/src/compress/default_text_data.o: data/calibration.txt data/heldout.txt
 $B/libupg.a: $(LIB_OBJ)
 	$(if $V,,@echo "  AR   $@")
@@ -93,7 +96,11 @@ $B/libupg.a: $(LIB_OBJ)
 $B/libupg.so: $(LIB_OBJ) src/libupg.map
 	$(if $V,,@echo "  LD   $@")
 	$Q$(CC) -shared $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) -Wl,-soname,libupg.so.0 -Wl,--version-script=src/libupg.map $(filter %.o,$^) $(LIBS) -o $@
-$B/upg: $(CLI_OBJ) $B/libupg.a
+# Not a part of the library: what needs an HTTP server has one.
+$B/libserver.a: $(SERVER_OBJ)
+	$(if $V,,@echo "  AR   $@")
+	$Qrm -f $@ && $(AR) rcs $@ $^
+$B/upg: $(CLI_OBJ) $B/libserver.a $B/libupg.a
 	$(if $V,,@echo "  LD   $@")
 	$Q$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ $(CLI_LIBS) $(LIBS) -o $@
 $B/tests/%: $B/tests/%.o $B/libupg.a
@@ -114,9 +121,12 @@ $B/isa/%: $B/bench/%.o $B/libupg.a
 $B/libcli.a: $(filter-out %/main.o,$(CLI_OBJ))
 	$(if $V,,@echo "  AR   $@")
 	$Qrm -f $@ && $(AR) rcs $@ $^
-$B/tests/cli/%: $B/tests/cli/%.o $B/libcli.a $B/libupg.a
+$B/tests/cli/%: $B/tests/cli/%.o $B/libcli.a $B/libserver.a $B/libupg.a
 	$(if $V,,@echo "  LD   $@")
-	$Q$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ -lcmocka $(LIBS) -o $@
+	$Q$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ -lcmocka $(CLI_LIBS) $(LIBS) -o $@
+$B/tests/server/%: $B/tests/server/%.o $B/libserver.a $B/libupg.a
+	$(if $V,,@echo "  LD   $@")
+	$Q$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ -lcmocka $(CLI_LIBS) $(LIBS) -o $@
 $B/bench/%: $B/bench/%.o $B/libupg.a
 	$(if $V,,@echo "  LD   $@")
 	$Q$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ $(LIBS) -o $@

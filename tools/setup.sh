@@ -2,7 +2,8 @@
 # Installs what UPG needs from the system's package manager, if anything is missing. Usage: tools/setup.sh [GOAL...]
 # It runs as root or through sudo, says what it installs, and does nothing when all is there.
 set -eu
-packages="gcc make pkg-config libc6-dev libopenblas-dev libxxhash-dev libzstd-dev libutf8proc-dev libedit-dev"
+packages="gcc make pkg-config libc6-dev libopenblas-dev libxxhash-dev libzstd-dev libutf8proc-dev libedit-dev
+libmicrohttpd-dev libseccomp-dev"
 wanted= # what a goal can do without
 for goal in "$@"; do
     case $goal in

@@ -2,7 +2,7 @@
 #include "cli/cli.h"
 #include <string.h>
 
-static const cli_verb *const verbs[] = {&cli_chat,     &cli_run,  &cli_compress, &cli_eval, &cli_inspect,
+static const cli_verb *const verbs[] = {&cli_chat,     &cli_run,  &cli_serve, &cli_compress, &cli_eval, &cli_inspect,
                                         &cli_tokenize, &cli_list, &cli_rm,       &cli_bench};
 enum { N_VERBS = sizeof verbs / sizeof *verbs };
 

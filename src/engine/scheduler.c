@@ -310,15 +310,19 @@ upg_scheduler *upg_scheduler_new(const upg_model *m, const upg_scheduler_options
     return s;
 }
 
+void upg_scheduler_stop(upg_scheduler *s) {
+    if (!s->running) return;
+    pthread_mutex_lock(&s->mutex);
+    s->draining = s->stopping = true;
+    pthread_cond_signal(&s->changed);
+    pthread_mutex_unlock(&s->mutex);
+    pthread_join(s->thread, NULL);
+    s->running = false;
+}
+
 void upg_scheduler_free(upg_scheduler *s) {
     if (!s) return;
-    if (s->running) {
-        pthread_mutex_lock(&s->mutex);
-        s->draining = s->stopping = true;
-        pthread_cond_signal(&s->changed);
-        pthread_mutex_unlock(&s->mutex);
-        pthread_join(s->thread, NULL);
-    }
+    upg_scheduler_stop(s);
     upg_prefix_free(s->prefix);
     upg_session_free(s->session);
     upg_drafter_free(&s->drafter);

@@ -83,8 +83,7 @@ typedef struct upg_request {
 } upg_request;
 
 upg_scheduler *upg_scheduler_new(const upg_model *m, const upg_scheduler_options *options, upg_error *e);
-// Every request that is left ends as cancelled. The cache goes to kv_dir, if there is one.
-void upg_scheduler_free(upg_scheduler *s);
+void upg_scheduler_free(upg_scheduler *s); // stops it; the cache goes to kv_dir, if there is one
 int upg_scheduler_context(const upg_scheduler *s);
 const char *upg_scheduler_path(const upg_scheduler *s); // as upg_session_path
 
@@ -102,6 +101,8 @@ void upg_scheduler_cancel(upg_scheduler *s, uint64_t id);
 // From here on nothing is taken; what is there goes on. Returns when all has ended, or after so many seconds (then
 // false).
 bool upg_scheduler_drain(upg_scheduler *s, double seconds);
+// Every request that is left ends as cancelled, before this returns, and nothing is taken any more.
+void upg_scheduler_stop(upg_scheduler *s);
 
 enum { UPG_HISTOGRAM_MAX = 20 };
 typedef struct upg_histogram {

@@ -1,12 +1,12 @@
-// The HTTP server: what its parts share. http.c moves bytes and knows no dialect; a dialect (one file each, and lines in
-// the table of routes.c) turns a body into requests of the scheduler and events back into its own JSON.
+// The HTTP server: what its parts share. http.c moves bytes and knows no dialect; a dialect (one file each, and lines
+// in the table of routes.c) turns a body into requests of the scheduler and events back into its own JSON.
 #pragma once
 #include "engine/scheduler.h"
 #include <stdio.h>
 
 typedef struct server_options {
-    const char *host; // NULL: 127.0.0.1
-    int port;         // 0: any free one
+    const char *host;                      // NULL: 127.0.0.1
+    int port;                              // 0: any free one
     const char *tls_certificate, *tls_key; // PEM files; both or none
     const char *api_key_file;              // a key a line, # begins a comment; UPG_API_KEY in the environment adds one
     bool insecure;                         // no key is asked for, whatever the address
@@ -66,7 +66,8 @@ const dialect *exchange_dialect(const exchange *x);
 void exchange_set_header(exchange *x, const char *name, const char *value); // of the answer, before it begins
 // body's bytes are taken over, also if it is out of memory: then the answer is a 500.
 void exchange_reply(exchange *x, int status, const char *type, upg_buf *body);
-void exchange_error(exchange *x, int status, const char *param, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+void exchange_error(exchange *x, int status, const char *param, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
 // An answer in parts.
 void exchange_stream(exchange *x, const char *type);
 void exchange_write(exchange *x, const void *data, size_t n); // a client that has gone gets nothing
@@ -88,7 +89,7 @@ server *server_start(const server_options *options, const upg_model *m, const ch
                      const upg_scheduler_options *scheduler, int *port, upg_error *e);
 // Takes nothing more, lets what runs end within so many seconds, and frees all.
 void server_stop(server *s, double seconds);
-int server_reload_keys(server *s, upg_error *e); // on failure the old ones stay
+int server_reload(server *s, upg_error *e); // API keys, and the access log's file; on failure the old ones stay
 bool server_draining(const server *s);
 void server_log(server *s, const char *fmt, ...) __attribute__((format(printf, 2, 3))); // for the operator, one line
 
