@@ -3,6 +3,7 @@
 // slows down slows all of them, and the memory's read bandwidth is measured before each.
 #include "cli/bench.h"
 #include "cli/report.h"
+#include "format/json.h"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -213,7 +214,7 @@ static void print_cells(const bench *b, const char *format, const row *r) {
 
 static void print_table(const bench *b, const char *name) {
     const upg_weights *w = &b->model->weights;
-    double weights = cli_parameters(w);
+    double weights = upg_weights_parameters(w);
     char size[32], peak[32];
     bool text = b->o->output == BENCH_TEXT;
     printf("%s%s: %.2f G weights, %s, %.2f bits a weight; %s%s\n", text ? "" : "**", name, weights * 1e-9,
@@ -272,9 +273,9 @@ static int print_json(const bench *b, const char *name, upg_error *e) {
     upg_buf out = {0};
     const upg_weights *w = &b->model->weights;
     upg_buf_str(&out, "{\"model\":");
-    cli_json_string(&out, name, strlen(name));
-    upg_buf_fmt(&out, ",\"weights\":%.0f,\"bytes\":%zu,\"isa\":\"%s\",\"repeats\":%d,\"rows\":[", cli_parameters(w),
-                w->file_bytes, b->isa, b->o->repeats);
+    upg_json_quote(&out, name, strlen(name));
+    upg_buf_fmt(&out, ",\"weights\":%.0f,\"bytes\":%zu,\"isa\":\"%s\",\"repeats\":%d,\"rows\":[",
+                upg_weights_parameters(w), w->file_bytes, b->isa, b->o->repeats);
     for (int i = 0; i < b->n_rows; i++) {
         if (i) upg_buf_str(&out, ",");
         add_json_row(b, &b->rows[i], &out);

@@ -1,5 +1,6 @@
 // upg bench ops: where the time of a token goes, op by op, for one row and for a batch.
 #include "cli/bench.h"
+#include "format/json.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -141,7 +142,7 @@ static int print_table(const table *t, upg_error *e) {
     char name[96];
     upg_buf quoted = {0};
     bench_source_name(&o->source, o->model, name);
-    cli_json_string(&quoted, name, strlen(name));
+    upg_json_quote(&quoted, name, strlen(name));
     int rc = upg_buf_check(&quoted, e);
     if (rc) return -1;
     switch (o->output) {

@@ -77,8 +77,6 @@ upg_model *cli_open_model(const char *name, upg_error *e); // NULL: the embedded
 char *cli_read_all(FILE *f, const char *name, size_t *n, upg_error *e);
 char *cli_read_file(const char *path, size_t *n, upg_error *e);
 
-double cli_parameters(const upg_weights *w); // embedding included
-
 extern volatile sig_atomic_t cli_interrupted; // set by Ctrl-C after cli_catch_interrupt
 void cli_catch_interrupt(bool again);         // again: every Ctrl-C; otherwise the second one kills
 
@@ -95,8 +93,7 @@ void cli_progress_end(cli_progress *p);
 // Seconds left at a moment, from moments given before; negative while it is too early to say.
 double cli_time_left(cli_progress *p, double now, double done);
 
-void cli_json_string(upg_buf *b, const char *s, size_t n); // quoted and escaped; s is UTF-8
-const char *cli_bytes(double bytes, char out[32]);         // "14.7 MB"
-const char *cli_duration(double seconds, char out[32]);    // "45 s", "12 m 30 s", "1 h 05 m"
+const char *cli_bytes(double bytes, char out[32]);      // "14.7 MB"
+const char *cli_duration(double seconds, char out[32]); // "45 s", "12 m 30 s", "1 h 05 m"
 // What a file calls something, fit for a terminal: as many characters as fit, those that steer it replaced by '?'.
 const char *cli_plain(const char *s, char *out, size_t size);

@@ -47,13 +47,6 @@ void cli_catch_interrupt(bool again) {
     sigaction(SIGINT, &a, NULL);
 }
 
-double cli_parameters(const upg_weights *w) {
-    double n = 0;
-    for (size_t i = 0; i < w->n; i++)
-        if (w->tensors[i].encoding != UPG_BYTES) n += (double)w->tensors[i].rows * (double)w->tensors[i].cols;
-    return n;
-}
-
 // ---- Progress ----
 
 double cli_time_left(cli_progress *p, double now, double done) {
@@ -113,19 +106,6 @@ void cli_progress_end(cli_progress *p) {
 }
 
 // ---- The look of things ----
-
-void cli_json_string(upg_buf *b, const char *s, size_t n) {
-    yyjson_mut_doc *d = yyjson_mut_doc_new(NULL);
-    yyjson_mut_val *v = d ? yyjson_mut_strn(d, s, n) : NULL;
-    size_t size = 0;
-    char *text = v ? yyjson_mut_val_write(v, 0, &size) : NULL;
-    if (text)
-        upg_buf_add(b, text, size);
-    else
-        b->failed = true;
-    free(text);
-    yyjson_mut_doc_free(d);
-}
 
 const char *cli_bytes(double bytes, char out[32]) {
     static const char *const units[] = {"B", "kB", "MB", "GB", "TB"};

@@ -1,5 +1,6 @@
 // upg compress: an original model in, a .upg file out.
 #include "cli/report.h"
+#include "format/json.h"
 #include "compress/compress.h"
 #include "format/weights.h"
 #include <math.h>
@@ -155,7 +156,7 @@ static void print_json(const upg_compress_result *r) {
     upg_buf_str(&b, "\"tensors\":[");
     for (size_t i = 0; i < r->n; i++) {
         upg_buf_str(&b, i ? ",{\"name\":" : "{\"name\":");
-        cli_json_string(&b, r->tensors[i].name, strlen(r->tensors[i].name));
+        upg_json_quote(&b, r->tensors[i].name, strlen(r->tensors[i].name));
         upg_buf_fmt(&b, ",\"bits\":\"%s\",\"error\":%.6g}", bits_name(r->tensors[i].bits2), r->tensors[i].error);
     }
     upg_buf_str(&b, "]}\n");

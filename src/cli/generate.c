@@ -1,5 +1,6 @@
 // Prompts and answers. See generate.h.
 #include "cli/generate.h"
+#include "format/json.h"
 #include "engine/speculate.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -225,7 +226,7 @@ void cli_generator_stats(const cli_generator *g, FILE *f) {
 int cli_generator_json(const cli_generator *g, upg_error *e) {
     upg_buf b = {0};
     upg_buf_str(&b, "{\"text\":");
-    cli_json_string(&b, g->text.data ? g->text.data : "", g->text.size);
+    upg_json_quote(&b, g->text.data ? g->text.data : "", g->text.size);
     size_t n = g->n_tokens - g->n_prompt;
     upg_buf_fmt(&b, ",\"finish_reason\":\"%s\",\"prompt_tokens\":%zu,\"reused_tokens\":%zu,\"completion_tokens\":%zu",
                 g->finish, g->n_prompt, g->n_reused, n);

@@ -1,5 +1,6 @@
 // upg inspect: what is in a model file, and whether it is intact.
 #include "cli/report.h"
+#include "format/json.h"
 #include "arch/arch.h"
 #include "format/ggml.h"
 #include <stdlib.h>
@@ -57,7 +58,7 @@ static void print_summary(const upg_weights *w) {
 static void print_text(const upg_model *m, bool verified) {
     const upg_weights *w = &m->weights;
     const upg_config *c = &m->config;
-    double parameters = cli_parameters(w), bytes = (double)w->file_bytes;
+    double parameters = upg_weights_parameters(w), bytes = (double)w->file_bytes;
     char a[32], encoding[32], name[256];
     printf("architecture   %s\n", c->arch->name);
     printf("layers         %d of hidden %d, feed-forward %d\n", c->n_layers, c->hidden_size, c->ffn_size);
@@ -84,7 +85,7 @@ static void print_text(const upg_model *m, bool verified) {
 
 static int print_json(const upg_model *m, bool verified, upg_error *e) {
     const upg_weights *w = &m->weights;
-    double parameters = cli_parameters(w), bytes = (double)w->file_bytes;
+    double parameters = upg_weights_parameters(w), bytes = (double)w->file_bytes;
     upg_buf b = {0};
     upg_buf_str(&b, "{\"config\":");
     if (upg_config_write(&m->config, &b, e)) return -1;
@@ -96,7 +97,7 @@ static int print_json(const upg_model *m, bool verified, upg_error *e) {
     for (size_t i = 0; i < w->n; i++) {
         const upg_tensor *t = &w->tensors[i];
         upg_buf_str(&b, i ? ",{\"name\":" : "{\"name\":");
-        cli_json_string(&b, t->name, strlen(t->name));
+        upg_json_quote(&b, t->name, strlen(t->name));
         upg_buf_fmt(&b, ",\"rows\":%lld,\"cols\":%lld,\"encoding\":\"%s\",\"bytes\":%zu", (long long)t->rows,
                     (long long)t->cols, plain_name(t), t->bytes);
         if (t->s) upg_buf_fmt(&b, ",\"bits\":%g", t->s / 2.0);

@@ -1,5 +1,6 @@
 // upg list, upg rm: the models kept under names.
 #include "cli/cli.h"
+#include "format/json.h"
 #include "arch/arch.h"
 #include "format/weights.h"
 #include <dirent.h>
@@ -40,10 +41,10 @@ static void add_row(upg_buf *b, const char *folder, const char *name, bool json)
     upg_buf_fmt(&path, "%s/%s", folder, name);
     bool opened = !upg_buf_check(&path, &e) && !upg_weights_open(&w, path.data, &e);
     bool ok = opened && !upg_config_parse(&c, w.config, w.generation_config, &e);
-    double n = ok ? cli_parameters(&w) : 0, bytes = (double)w.file_bytes;
+    double n = ok ? upg_weights_parameters(&w) : 0, bytes = (double)w.file_bytes;
     if (json) {
         upg_buf_str(b, b->size > 1 ? ",{\"name\":" : "{\"name\":");
-        cli_json_string(b, name, strlen(name));
+        upg_json_quote(b, name, strlen(name));
         if (ok)
             upg_buf_fmt(b,
                         ",\"architecture\":\"%s\",\"parameters\":%.0f,\"bytes\":%.0f,\"bits_per_parameter\":%.4f,"
@@ -51,7 +52,7 @@ static void add_row(upg_buf *b, const char *folder, const char *name, bool json)
                         c.arch->name, n, bytes, 8 * bytes / n, w.chat_template ? "true" : "false");
         else {
             upg_buf_str(b, ",\"error\":");
-            cli_json_string(b, e.message, strlen(e.message));
+            upg_json_quote(b, e.message, strlen(e.message));
             upg_buf_str(b, "}");
         }
     } else if (ok) {

@@ -95,7 +95,7 @@ static int by_name(const void *a, const void *b) {
 
 int cli_report_read(cli_report *r, const upg_weights *w, const char *name, upg_error *e) {
     *r = (cli_report){.name = name,
-                      .parameters = cli_parameters(w),
+                      .parameters = upg_weights_parameters(w),
                       .bytes = (double)w->file_bytes,
                       .calibration_tokens = CLI_UNKNOWN,
                       .measured_bits = CLI_UNKNOWN};

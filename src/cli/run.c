@@ -1,6 +1,7 @@
 // upg run: continues a prompt, or answers one message, streaming.
 #include "cli/generate.h"
 #include "cli/messages.h"
+#include "format/json.h"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -34,23 +35,6 @@ static char *read_prompt(const options *o, size_t *n, upg_error *e) {
     return cli_read_all(stdin, "standard input", n, e);
 }
 
-static int plain_ids(const upg_model *m, const char *text, size_t n, bool special, int32_t **ids, size_t *n_ids,
-                     upg_error *e) {
-    int32_t *rest = NULL, start = upg_model_bos(m);
-    size_t n_rest = 0;
-    if (upg_tokenize(m, text, n, special, &rest, &n_rest, e)) return -1;
-    // A model that wants no BOS still needs one token to start from nothing: the one that ends a text.
-    if (start < 0 && !n_rest) start = m->config.n_eos ? m->config.eos[0] : 0;
-    bool first = start >= 0;
-    *n_ids = n_rest + first;
-    if ((*ids = upg_alloc(*n_ids, sizeof **ids, e))) {
-        if (first) **ids = start;
-        if (n_rest) memcpy(*ids + first, rest, n_rest * sizeof *rest);
-    }
-    upg_free(rest);
-    return *ids ? 0 : -1;
-}
-
 static int chat_ids(const upg_chat *c, const cli_template *t, const char *text, size_t n, int32_t **ids, size_t *n_ids,
                     upg_error *e) {
     cli_messages m = {0};
@@ -74,7 +58,7 @@ static int start(const options *o, cli_generator *g, upg_chat **chat, upg_error 
     char *text = read_prompt(o, &n, e);
     int rc = !text     ? -1
              : o->chat ? chat_ids(*chat, &o->template, text, n, &ids, &n_ids, e)
-                       : plain_ids(g->model, text, n, o->special, &ids, &n_ids, e);
+                       : upg_prompt_tokens(g->model, text, n, o->special, &ids, &n_ids, e);
     if (!rc) rc = cli_generator_prompt(g, ids, n_ids, e);
     free(text);
     upg_free(ids);
@@ -88,7 +72,7 @@ static void show(void *ctx, int32_t token, float logprob, const char *text, size
         fwrite(text, 1, n, stdout);
     } else if (token >= 0) {
         upg_buf quoted = {0};
-        cli_json_string(&quoted, text, n);
+        upg_json_quote(&quoted, text, n);
         printf("%d\t%.6f\t%s\n", token, (double)logprob, quoted.data ? quoted.data : "");
         upg_buf_free(&quoted);
     }

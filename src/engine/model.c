@@ -166,6 +166,22 @@ int upg_tokenize(const upg_model *m, const char *text, size_t n, bool special, i
     return 0;
 }
 
+int upg_prompt_tokens(const upg_model *m, const char *text, size_t n, bool special, int32_t **ids, size_t *n_ids,
+                      upg_error *e) {
+    int32_t *rest = NULL, start = upg_model_bos(m);
+    size_t n_rest = 0;
+    if (upg_tokenize(m, text, n, special, &rest, &n_rest, e)) return -1;
+    if (start < 0 && !n_rest) start = m->config.n_eos ? m->config.eos[0] : 0;
+    bool first = start >= 0;
+    *n_ids = n_rest + first;
+    if ((*ids = upg_alloc(*n_ids, sizeof **ids, e))) {
+        if (first) **ids = start;
+        if (n_rest) memcpy(*ids + first, rest, n_rest * sizeof *rest);
+    }
+    upg_free(rest);
+    return *ids ? 0 : -1;
+}
+
 struct upg_text {
     const upg_model *model;
     bool special, midway;

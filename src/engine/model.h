@@ -21,3 +21,7 @@ int upg_model_hash(const upg_model *m, uint8_t hash[16], upg_error *e);
 // little-endian 16-bit token ids.
 int upg_tokenize_corpus(const upg_model *m, const char *text, size_t size, int32_t **tokens, size_t *n, upg_error *e);
 int upg_read_corpus(const upg_model *m, const char *path, bool ids, int32_t **tokens, size_t *n, upg_error *e);
+// A plain prompt: text after the model's BOS if it wants one. A model that wants none still needs one token to start
+// from nothing: then an empty text is the token that ends texts. The caller frees *ids.
+int upg_prompt_tokens(const upg_model *m, const char *text, size_t n, bool special, int32_t **ids, size_t *n_ids,
+                      upg_error *e);

@@ -46,3 +46,16 @@ yyjson_doc *upg_json_object(const char *text, size_t size, yyjson_read_flag flag
     yyjson_doc_free(doc);
     return NULL;
 }
+
+void upg_json_quote(upg_buf *b, const char *s, size_t n) {
+    yyjson_mut_doc *d = yyjson_mut_doc_new(NULL);
+    yyjson_mut_val *v = d ? yyjson_mut_strn(d, s, n) : NULL;
+    size_t size = 0;
+    char *text = v ? yyjson_mut_val_write(v, 0, &size) : NULL;
+    if (text)
+        upg_buf_add(b, text, size);
+    else
+        b->failed = true;
+    free(text);
+    yyjson_mut_doc_free(d);
+}

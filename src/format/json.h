@@ -13,3 +13,5 @@ yyjson_doc *upg_json_object(const char *text, size_t size, yyjson_read_flag flag
 int upg_json_unique_keys(yyjson_val *object, const char *name, upg_error *e);
 // The string, or NULL if v is not a string or holds a NUL.
 const char *upg_json_string(yyjson_val *v);
+// Appends a JSON string, quoted and escaped; s is UTF-8.
+void upg_json_quote(upg_buf *b, const char *s, size_t n);

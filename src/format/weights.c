@@ -110,3 +110,10 @@ int upg_weights_open(upg_weights *w, const char *path, upg_error *e) {
     bool upg = yyjson_obj_get(st.metadata, UPG_KEY_META) != NULL;
     return upg ? upg_read_open_file(w, &file, &st, e) : upg_source_open_file(w, &file, &st, e);
 }
+
+double upg_weights_parameters(const upg_weights *w) {
+    double n = 0;
+    for (size_t i = 0; i < w->n; i++)
+        if (w->tensors[i].encoding != UPG_BYTES) n += (double)w->tensors[i].rows * (double)w->tensors[i].cols;
+    return n;
+}

@@ -59,9 +59,10 @@ int upg_weights_open_tokenizer(upg_weights *w, const char *path, upg_error *e);
 // A .upg image already in memory, which must outlive w. name is for messages.
 int upg_weights_open_memory(upg_weights *w, const uint8_t *data, size_t size, const char *name, upg_error *e);
 void upg_weights_close(upg_weights *w);
+double upg_weights_parameters(const upg_weights *w);                        // embedding included
 const upg_tensor *upg_weights_find(const upg_weights *w, const char *name); // or NULL
-// Recomputes every tensor's hash (.upg only) and names the first that differs from the recorded one. progress, of bytes,
-// may be NULL.
+// Recomputes every tensor's hash (.upg only) and names the first that differs from the recorded one. progress, of
+// bytes, may be NULL.
 int upg_weights_verify(const upg_weights *w, upg_progress *progress, void *ctx, upg_error *e);
 
 float upg_f16(uint16_t half);

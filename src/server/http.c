@@ -228,14 +228,13 @@ void exchange_stream(exchange *x, const char *type) {
     pthread_mutex_unlock(&x->mutex);
 }
 
+// With the mutex held while it is told, so that what it is about is still there: an end takes the mutex too.
 static void tell_left(exchange *x) {
     pthread_mutex_lock(&x->mutex);
-    void (*left)(void *) = x->gone ? NULL : x->left;
-    void *ctx = x->left_ctx;
+    if (!x->gone && x->left) x->left(x->left_ctx);
     x->gone = true;
     x->left = NULL;
     pthread_mutex_unlock(&x->mutex);
-    if (left) left(ctx);
 }
 
 void exchange_write(exchange *x, const void *data, size_t n) {
@@ -263,13 +262,10 @@ void exchange_end(exchange *x) {
 
 void exchange_watch(exchange *x, void (*left)(void *ctx), void *ctx) {
     pthread_mutex_lock(&x->mutex);
-    bool gone = x->gone;
-    if (!gone) {
-        x->left = left;
-        x->left_ctx = ctx;
-    }
+    x->left = left;
+    x->left_ctx = ctx;
+    if (x->gone) left(ctx);
     pthread_mutex_unlock(&x->mutex);
-    if (gone) left(ctx);
 }
 
 // ---- Sending ----
@@ -420,7 +416,7 @@ static bool refuse(exchange *x) {
     }
     int key = guard_key(h->guard, exchange_header(x, "Authorization"), exchange_header(x, "x-api-key"));
     x->client = client_of(x, key);
-    if (key < 0 && guard_has_keys(h->guard) && !(x->route && x->route->open)) {
+    if (key < 0 && guard_has_keys(h->guard) && !(x->route && x->route->flags & ROUTE_OPEN)) {
         exchange_set_header(x, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
         exchange_error(x, 401, NULL, "an API key is needed, as Authorization: Bearer KEY or x-api-key: KEY");
     } else if (!x->route && *allowed) {
@@ -470,7 +466,7 @@ static enum MHD_Result handle_whole(exchange *x) {
         exchange_error(x, 500, NULL, "out of memory");
         return send_answer(x);
     }
-    if (x->route->light) {
+    if (x->route->flags & ROUTE_LIGHT) {
         x->route->handle(x->http->server, x);
         return send_answer(x);
     }

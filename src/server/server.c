@@ -77,6 +77,10 @@ static int enter_sandbox(serving *v, const upg_scheduler_options *scheduler, upg
 
 static int open_chat(serving *v, const char *chat_template, upg_error *e) {
     server *s = &v->server;
+    uint8_t hash[16];
+    if (upg_model_hash(s->model, hash, e)) return -1;
+    s->model_hash = upg_le64(hash);
+    s->model_parameters = upg_weights_parameters(&s->model->weights);
     s->chat_template = chat_template ? chat_template : s->model->weights.chat_template;
     if (!s->model->tokenizer) return upg_fail(e, "the model has no tokenizer");
     if (!s->chat_template) return 0;

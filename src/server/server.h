@@ -32,12 +32,15 @@ typedef struct dialect {
 } dialect;
 extern const dialect dialect_openai, dialect_anthropic, dialect_ollama;
 
+enum {
+    ROUTE_LIGHT = 1, // answered at once by the network's thread; others by a worker's
+    ROUTE_OPEN = 2,  // needs no key
+};
 typedef struct route {
     const char *method, *path; // a path that ends with / takes what begins with it
     void (*handle)(server *s, exchange *x);
     const dialect *dialect;
-    bool light; // answered at once by the network's thread; others by a worker's
-    bool open;  // needs no key
+    unsigned flags;
 } route;
 extern const route server_routes[]; // the last has no path
 
@@ -48,6 +51,8 @@ struct server { // what dialects may use
     upg_scheduler *scheduler;
     int64_t started;           // Unix time
     const char *chat_template; // its text, or NULL
+    uint64_t model_hash;       // the beginning of upg_model_hash
+    double model_parameters;
     struct http *http;
 };
 
@@ -72,7 +77,8 @@ void exchange_error(exchange *x, int status, const char *param, const char *fmt,
 void exchange_stream(exchange *x, const char *type);
 void exchange_write(exchange *x, const void *data, size_t n); // a client that has gone gets nothing
 void exchange_end(exchange *x);
-// left(ctx) is called once, by any thread, if the client goes away before the end. At once, if it has gone already.
+// left(ctx) is called once, by any thread, if the client goes away before the end; at once, if it has gone already. It
+// may cancel, but not write or end: what it is about is there until it returns.
 void exchange_watch(exchange *x, void (*left)(void *ctx), void *ctx);
 // For the access log: what became of the exchange.
 typedef struct exchange_usage {
