@@ -63,16 +63,13 @@ static int check_keys(const serving *v, upg_error *e) {
         v->options.host);
 }
 
-static int enter_sandbox(serving *v, const upg_scheduler_options *scheduler, upg_error *e) {
+static int enter_sandbox(serving *v, const upg_scheduler_options *scheduler, char done[128], upg_error *e) {
     const server_options *o = &v->options;
     const char *log = o->access_log && strcmp(o->access_log, "-") ? o->access_log : NULL;
     sandbox_paths paths = {.read = {o->api_key_file, o->tls_certificate, o->tls_key},
                            .write = {scheduler->kv_dir, log}};
-    char done[128];
-    if (!o->sandbox) return 0;
-    if (sandbox_enter(&paths, done, e)) return -1;
-    server_log(&v->server, "sandbox: %s", done);
-    return 0;
+    snprintf(done, 128, "none");
+    return o->sandbox ? sandbox_enter(&paths, done, e) : 0;
 }
 
 static int open_chat(serving *v, const char *chat_template, upg_error *e) {
@@ -99,6 +96,7 @@ server *server_start(const server_options *options, const upg_model *m, const ch
     upg_scheduler_options own = *scheduler;
     own.log = log_line;
     own.log_ctx = s;
+    char sandbox[128];
     int rc = check_options(&v->options, e);
     if (!rc) rc = open_chat(v, chat_template, e);
     const server_options *o = s->options;
@@ -107,10 +105,13 @@ server *server_start(const server_options *options, const upg_model *m, const ch
     if (!rc && o->access_log && !(v->log = access_log_open(o->access_log, e))) rc = -1;
     if (!rc && own.kv_dir && mkdir(own.kv_dir, 0700) && errno != EEXIST)
         rc = upg_fail(e, "%s: %s", own.kv_dir, strerror(errno));
-    if (!rc) rc = enter_sandbox(v, &own, e);
+    if (!rc) rc = enter_sandbox(v, &own, sandbox, e);
     if (!rc && !(s->scheduler = upg_scheduler_new(m, &own, e))) rc = -1;
     if (!rc && !(s->http = http_start(s, v->guard, v->log, port, e))) rc = -1;
-    if (!rc) return s;
+    if (!rc) {
+        server_log(s, "sandbox: %s", sandbox);
+        return s;
+    }
     server_stop(s, 0);
     return NULL;
 }
