@@ -1,196 +1,277 @@
-// Keys, Host and Origin. See guard.h.
+// API keys, Host and Origin. See guard.h.
+//
+// Keys are compared with every key that there is, over all bytes of a buffer of one length for all: how long it takes
+// says nothing about how much of a key was right, nor which. That needs no cryptographic hash: keys are bounded, and
+// padding them does what hashing them to one length would do.
 #include "server/guard.h"
 #include <arpa/inet.h>
+#include <ctype.h>
+#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-
-enum { KEY_MAX = 256, KEYS_MAX = 1024, FILE_MAX = 1 << 20, NAME_MAX_BYTES = 256 };
+#include <sys/random.h>
+#include <xxhash.h>
 
 typedef struct key {
-    uint8_t bytes[KEY_MAX]; // zeros behind n
-    size_t n;
+    unsigned char text[GUARD_MAX_KEY]; // padded with zeros
 } key;
 
 typedef struct keys {
-    key *all; // [n]
-    int n;
+    key *list; // [n]
+    size_t n;
 } keys;
 
 struct guard {
-    char *host, *key_file, *hosts, *origins;
-    bool any_literal; // the address bound is no loopback: whoever reaches it may name it by number
-    pthread_mutex_t mutex;
+    const server_options *options;
+    pthread_mutex_t lock; // of keys
     keys keys;
+    bool loopback; // only this machine can reach us
+    uint64_t seed; // so that nobody can choose what client ids collide
 };
 
 // ---- Keys ----
 
-static int add_key(keys *k, const char *text, size_t n, const char *where, upg_error *e) {
-    if (n >= KEY_MAX) return upg_fail(e, "%s: a key has more than %d bytes", where, KEY_MAX - 1);
-    if (k->n == KEYS_MAX) return upg_fail(e, "%s: more than %d keys", where, KEYS_MAX);
-    key *more = upg_resize(k->all, (size_t)k->n + 1, sizeof *more, e);
-    if (!more) return -1;
-    k->all = more;
-    key *new = &k->all[k->n++];
-    *new = (key){.n = n};
-    memcpy(new->bytes, text, n);
-    return 0;
+static void free_keys(keys *k) {
+    if (k->list) explicit_bzero(k->list, k->n * sizeof *k->list);
+    free(k->list);
+    *k = (keys){0};
 }
 
-// A key a line; blanks around it do not count, a line that begins with # is a comment.
-static int add_lines(keys *k, const char *text, const char *where, upg_error *e) {
-    static const char blanks[] = " \t\r";
-    while (*text) {
-        size_t line = strcspn(text, "\n"), skip = strspn(text, blanks);
-        size_t n = skip < line ? line - skip : 0;
-        while (n && strchr(blanks, text[skip + n - 1])) n--;
-        if (n && text[skip] != '#' && add_key(k, text + skip, n, where, e)) return -1;
-        text += line + (text[line] == '\n');
-    }
-    return 0;
-}
-
-static int read_keys(const guard *g, keys *k, upg_error *e) {
-    const char *own = getenv("UPG_API_KEY");
-    if (own && *own && add_lines(k, own, "UPG_API_KEY", e)) return -1;
-    if (!g->key_file) return 0;
-    size_t n;
-    int before = k->n;
-    char *text = upg_read_text(g->key_file, FILE_MAX, &n, e);
-    if (!text) return -1;
-    int rc = add_lines(k, text, g->key_file, e);
-    free(text);
-    return !rc && k->n == before ? upg_fail(e, "%s: has no key", g->key_file) : rc;
-}
-
-int guard_reload(guard *g, upg_error *e) {
-    keys new = {0};
-    if (read_keys(g, &new, e)) {
-        free(new.all);
-        return -1;
-    }
-    pthread_mutex_lock(&g->mutex);
-    keys old = g->keys;
-    g->keys = new;
-    pthread_mutex_unlock(&g->mutex);
-    free(old.all);
-    return 0;
-}
-
-bool guard_has_keys(guard *g) {
-    pthread_mutex_lock(&g->mutex);
-    bool any = g->keys.n > 0;
-    pthread_mutex_unlock(&g->mutex);
-    return any;
-}
-
-// Takes the same time whatever the keys and the candidate are.
-static int find_key(const keys *k, const key *candidate) {
-    int found = -1;
-    for (int i = 0; i < k->n; i++) {
-        uint8_t different = (uint8_t)(k->all[i].n ^ candidate->n);
-        for (int j = 0; j < KEY_MAX; j++) different |= k->all[i].bytes[j] ^ candidate->bytes[j];
-        found = different ? found : i;
-    }
-    return found;
-}
-
-int guard_key(guard *g, const char *authorization, const char *x_api_key) {
-    key candidate = {0};
-    const char *text = x_api_key;
-    if (authorization && !strncasecmp(authorization, "Bearer ", 7))
-        text = authorization + 7 + strspn(authorization + 7, " ");
-    candidate.n = text ? strlen(text) : 0;
-    if (!candidate.n || candidate.n >= KEY_MAX) return -1;
-    memcpy(candidate.bytes, text, candidate.n);
-    pthread_mutex_lock(&g->mutex);
-    int found = find_key(&g->keys, &candidate);
-    pthread_mutex_unlock(&g->mutex);
-    return found;
-}
-
-// ---- Names ----
-
-// The name of "name", "name:port", "[v6]" or "[v6]:port", without brackets; false if it is none of them.
-static bool split_host(const char *host, char name[NAME_MAX_BYTES]) {
-    const bool brackets = *host == '[';
-    const char *begin = host + brackets;
-    size_t n = strcspn(begin, brackets ? "]" : ":");
-    const char *rest = begin + n;
-    if (brackets && *rest++ != ']') return false;
-    if (!n || n >= NAME_MAX_BYTES) return false;
-    if (*rest && (*rest != ':' || !rest[1] || rest[1 + strspn(rest + 1, "0123456789")])) return false;
-    memcpy(name, begin, n);
-    name[n] = 0;
+static bool pad_key(key *k, const char *text, size_t n) {
+    *k = (key){0};
+    if (!n || n >= GUARD_MAX_KEY) return false;
+    for (size_t i = 0; i < n; i++)
+        if (!isgraph((unsigned char)text[i])) return false;
+    memcpy(k->text, text, n);
     return true;
 }
 
-static bool is_literal(const char *name) {
-    uint8_t address[16];
-    return inet_pton(AF_INET, name, address) == 1 || inet_pton(AF_INET6, name, address) == 1;
+static int add_key(keys *k, const char *text, size_t n, const char *from, int line, upg_error *e) {
+    key padded;
+    if (!pad_key(&padded, text, n)) {
+        if (line)
+            return upg_fail(e, "%s:%d: not a key of 1 to %d printable characters without blanks", from, line,
+                            GUARD_MAX_KEY - 1);
+        return upg_fail(e, "%s: not a key of 1 to %d printable characters without blanks", from, GUARD_MAX_KEY - 1);
+    }
+    key *list = upg_alloc(k->n + 1, sizeof *list, e); // no realloc: it would leave keys behind
+    if (!list) return -1;
+    if (k->n) memcpy(list, k->list, k->n * sizeof *list);
+    list[k->n] = padded;
+    size_t count = k->n + 1;
+    free_keys(k);
+    *k = (keys){list, count};
+    return 0;
+}
+
+static int add_keys_of_text(keys *k, const char *text, const char *path, upg_error *e) {
+    int line = 0;
+    for (const char *p = text; *p;) {
+        const char *end = p + strcspn(p, "\n"), *next = *end ? end + 1 : end;
+        while (p < end && isspace((unsigned char)*p)) p++;
+        while (end > p && isspace((unsigned char)end[-1])) end--;
+        line++;
+        if (p < end && *p != '#' && add_key(k, p, (size_t)(end - p), path, line, e)) return -1;
+        p = next;
+    }
+    return 0;
+}
+
+static int read_keys(const server_options *o, keys *k, upg_error *e) {
+    const char *environment = getenv("UPG_API_KEY");
+    int rc = 0;
+    if (o->api_key_file) {
+        size_t size;
+        char *text = upg_read_text(o->api_key_file, 1 << 20, &size, e);
+        rc = text ? add_keys_of_text(k, text, o->api_key_file, e) : -1;
+        if (!rc && strlen(text) != size) rc = upg_fail(e, "%s: not a text file", o->api_key_file);
+        if (!rc && !k->n) rc = upg_fail(e, "%s: no key in it", o->api_key_file);
+        if (text) explicit_bzero(text, size);
+        free(text);
+    }
+    if (!rc && environment && *environment)
+        rc = add_key(k, environment, strlen(environment), "the environment's UPG_API_KEY", 0, e);
+    if (rc) free_keys(k);
+    return rc;
+}
+
+bool guard_has_keys(guard *g) {
+    pthread_mutex_lock(&g->lock);
+    bool any = g->keys.n > 0;
+    pthread_mutex_unlock(&g->lock);
+    return any;
+}
+
+const char *guard_parse_bearer(const char *authorization) {
+    static const char scheme[] = "Bearer";
+    if (strncasecmp(authorization, scheme, sizeof scheme - 1)) return NULL;
+    const char *p = authorization + sizeof scheme - 1;
+    if (*p != ' ') return NULL;
+    return p + strspn(p, " ");
+}
+
+static bool same(const key *a, const key *b) {
+    unsigned char differ = 0;
+    for (size_t i = 0; i < GUARD_MAX_KEY; i++) {
+        differ |= a->text[i] ^ b->text[i];
+        __asm__ volatile("" : "+r"(differ)); // or the compiler could stop at the first difference
+    }
+    return !differ;
+}
+
+static bool known(guard *g, const char *text, uint64_t *client) {
+    key asked;
+    if (!text || !pad_key(&asked, text, strnlen(text, GUARD_MAX_KEY))) return false;
+    bool found = false;
+    pthread_mutex_lock(&g->lock);
+    for (size_t i = 0; i < g->keys.n; i++) found |= same(&asked, &g->keys.list[i]);
+    pthread_mutex_unlock(&g->lock);
+    if (found) *client = XXH3_64bits_withSeed(asked.text, sizeof asked.text, g->seed);
+    return found;
+}
+
+bool guard_key(guard *g, const char *authorization, const char *x_api_key, uint64_t *client) {
+    return known(g, authorization ? guard_parse_bearer(authorization) : NULL, client) || known(g, x_api_key, client);
+}
+
+int guard_reload(guard *g, upg_error *e) {
+    keys fresh = {0};
+    if (read_keys(g->options, &fresh, e)) return -1;
+    pthread_mutex_lock(&g->lock);
+    keys old = g->keys;
+    g->keys = fresh;
+    pthread_mutex_unlock(&g->lock);
+    free_keys(&old);
+    return 0;
+}
+
+// ---- Hosts ----
+
+static bool all_digits(const char *s) {
+    if (strlen(s) > 5) return false;
+    for (; *s; s++)
+        if (!isdigit((unsigned char)*s)) return false;
+    return true;
+}
+
+// An address in its usual spelling: there are many for one of IPv6.
+static bool spell_address(char name[GUARD_MAX_NAME]) {
+    unsigned char bytes[16];
+    char usual[INET6_ADDRSTRLEN];
+    int family = strchr(name, ':') ? AF_INET6 : AF_INET;
+    if (inet_pton(family, name, bytes) != 1 || !inet_ntop(family, bytes, usual, sizeof usual)) return false;
+    strcpy(name, usual);
+    return true;
+}
+
+bool guard_parse_host(const char *host, char name[GUARD_MAX_NAME], bool *address) {
+    bool bracket = *host == '[';
+    if (bracket) host++;
+    size_t n = strcspn(host, bracket ? "]" : ":");
+    if (!n || n >= GUARD_MAX_NAME) return false;
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)host[i];
+        if (!isalnum(c) && c != '.' && c != '-' && c != '_' && !(bracket && c == ':')) return false;
+        name[i] = (char)tolower(c);
+    }
+    name[n] = 0;
+    const char *rest = host + n;
+    if (bracket && *rest++ != ']') return false;
+    if (*rest && (*rest++ != ':' || !all_digits(rest))) return false;
+    if (bracket && !strchr(name, ':')) return false;
+    *address = spell_address(name);
+    return *address || !bracket;
 }
 
 bool guard_is_loopback(const char *host) {
-    uint8_t v4[4];
-    struct in6_addr v6;
-    if (!strcasecmp(host, "localhost")) return true;
-    if (inet_pton(AF_INET, host, v4) == 1) return v4[0] == 127;
-    return inet_pton(AF_INET6, host, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
+    struct in_addr four;
+    struct in6_addr six;
+    if (!host || !strcasecmp(host, "localhost")) return true;
+    if (inet_pton(AF_INET, host, &four) == 1) return ntohl(four.s_addr) >> 24 == 127;
+    return inet_pton(AF_INET6, host, &six) == 1 && IN6_IS_ADDR_LOOPBACK(&six);
 }
 
-// Whether a comma-separated list has the name.
-static bool listed(const char *list, const char *name) {
-    const size_t n = strlen(name);
-    for (const char *at = list; at && *at;) {
-        at += strspn(at, ", ");
-        size_t m = strcspn(at, ", ");
-        if (m == n && m && !strncasecmp(at, name, n)) return true;
-        at += m;
+// Calls for every item of a comma-separated list until one says yes.
+static bool any_item(const char *list, bool (*is)(const void *ctx, const char *item, size_t n), const void *ctx) {
+    for (const char *p = list ? list : ""; *p;) {
+        p += strspn(p, ", ");
+        size_t n = strcspn(p, ", ");
+        if (n && is(ctx, p, n)) return true;
+        p += n;
     }
     return false;
 }
 
-bool guard_host(const guard *g, const char *host) {
-    char name[NAME_MAX_BYTES];
-    if (!split_host(host, name)) return false;
-    return guard_is_loopback(name) || !strcasecmp(name, g->host) || listed(g->hosts, name) ||
-           (g->any_literal && is_literal(name));
+static bool is_name(const void *ctx, const char *item, size_t n) {
+    char text[GUARD_MAX_NAME], name[GUARD_MAX_NAME];
+    bool address;
+    if (n >= sizeof text) return false;
+    memcpy(text, item, n);
+    text[n] = 0;
+    return guard_parse_host(text, name, &address) && !strcmp(name, ctx);
 }
 
-guard_origin_result guard_origin(const guard *g, const char *origin, const char *host) {
-    if (listed(g->origins, origin) || listed(g->origins, "*")) return GUARD_ORIGIN_LISTED;
-    const char *at = strstr(origin, "://");
-    return at && host && !strcasecmp(at + 3, host) ? GUARD_ORIGIN_OWN : GUARD_ORIGIN_FOREIGN;
+bool guard_host(const guard *g, const char *host) {
+    char name[GUARD_MAX_NAME], bound[GUARD_MAX_NAME];
+    bool address;
+    if (!guard_parse_host(host, name, &address)) return false;
+    if (address && !g->loopback) return true; // a page of another site has a name, which is what is to be kept out
+    if (!strcmp(name, "localhost") || !strcmp(name, "127.0.0.1") || !strcmp(name, "::1")) return true;
+    if (g->options->host && strlen(g->options->host) < sizeof bound) {
+        for (size_t i = 0; i <= strlen(g->options->host); i++) bound[i] = (char)tolower(g->options->host[i]);
+        spell_address(bound);
+        if (!strcmp(name, bound)) return true;
+    }
+    return any_item(g->options->hosts, is_name, name);
+}
+
+// ---- Origins ----
+
+static bool is_origin(const void *ctx, const char *item, size_t n) {
+    const char *origin = ctx;
+    return strlen(origin) == n && !strncasecmp(item, origin, n);
+}
+
+static bool is_star(const void *ctx, const char *item, size_t n) {
+    (void)ctx;
+    return n == 1 && *item == '*';
+}
+
+guard_origin guard_check_origin(const guard *g, const char *origin, const char *host, bool tls) {
+    const char *scheme = tls ? "https://" : "http://";
+    size_t n = strlen(scheme);
+    if (host && !strncasecmp(origin, scheme, n) && !strcasecmp(origin + n, host)) return GUARD_SAME_ORIGIN;
+    if (any_item(g->options->origins, is_origin, origin)) return GUARD_LISTED;
+    return any_item(g->options->origins, is_star, NULL) ? GUARD_ANY : GUARD_FOREIGN;
 }
 
 // ---- Making and freeing ----
 
-static int copy(char **to, const char *from, upg_error *e) {
-    return from && !(*to = upg_strdup(from, strlen(from), e)) ? -1 : 0;
-}
-
-guard *guard_new(const char *host, const char *key_file, const char *hosts, const char *origins, upg_error *e) {
+guard *guard_new(const server_options *o, upg_error *e) {
     guard *g = upg_alloc(1, sizeof *g, e);
     if (!g) return NULL;
-    pthread_mutex_init(&g->mutex, NULL);
-    g->any_literal = !guard_is_loopback(host);
-    if (copy(&g->host, host, e) || copy(&g->key_file, key_file, e) || copy(&g->hosts, hosts, e) ||
-        copy(&g->origins, origins, e) || guard_reload(g, e)) {
-        guard_free(g);
-        return NULL;
-    }
-    return g;
+    pthread_mutex_init(&g->lock, NULL);
+    g->options = o;
+    g->loopback = guard_is_loopback(o->host);
+    if (getrandom(&g->seed, sizeof g->seed, 0) != sizeof g->seed) g->seed = (uint64_t)(uintptr_t)g;
+    int rc = read_keys(o, &g->keys, e);
+    if (!rc && o->insecure && g->keys.n)
+        rc = upg_fail(e, "--insecure asks for no key, but there are keys (--api-key-file or UPG_API_KEY)");
+    if (!rc && !o->insecure && !g->keys.n && !g->loopback)
+        rc = upg_fail(e,
+                      "%s can be reached from other machines: give keys with --api-key-file FILE or UPG_API_KEY, or "
+                      "say --insecure",
+                      o->host);
+    if (!rc) return g;
+    guard_free(g);
+    return NULL;
 }
 
 void guard_free(guard *g) {
     if (!g) return;
-    pthread_mutex_destroy(&g->mutex);
-    free(g->keys.all);
-    free(g->host);
-    free(g->key_file);
-    free(g->hosts);
-    free(g->origins);
+    free_keys(&g->keys);
+    pthread_mutex_destroy(&g->lock);
     free(g);
 }

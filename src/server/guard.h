@@ -1,23 +1,25 @@
-// Who may ask what: API keys, and the Host and Origin headers.
-//
-// A page in somebody's browser can send requests to 127.0.0.1, and a name that its owner lets point there (DNS
-// rebinding) makes them same-origin. So Host must be a name that is ours, and Origin, where a browser sends one, ours
-// too or listed. Keys are compared in constant time: each with all bytes of a buffer of fixed size, all keys always.
+// Who may ask: API keys, the Host header and the Origin header.
 #pragma once
-#include "base/base.h"
+#include "server/server.h"
 
 typedef struct guard guard;
 
-// key_file, hosts, origins: as in server_options; may be NULL. host: the address that is bound. Keys are read from
-// key_file and the environment's UPG_API_KEY.
-guard *guard_new(const char *host, const char *key_file, const char *hosts, const char *origins, upg_error *e);
+// Reads the keys. Fails where an address that others can reach would be served without any.
+guard *guard_new(const server_options *o, upg_error *e);
 void guard_free(guard *g);
+int guard_reload(guard *g, upg_error *e); // the keys; on failure the old ones stay
 bool guard_has_keys(guard *g);
-int guard_reload(guard *g, upg_error *e); // on failure the old keys stay
-
-// An index of the key that a request carries, or -1. authorization, x_api_key: headers, or NULL.
-int guard_key(guard *g, const char *authorization, const char *x_api_key);
+// Whether one of the two headers (NULL: not sent) holds a key. *client then tells keys apart.
+bool guard_key(guard *g, const char *authorization, const char *x_api_key, uint64_t *client);
+// Whether a Host header is one of ours. Names of others that lead here (DNS rebinding) are not.
 bool guard_host(const guard *g, const char *host);
-typedef enum guard_origin_result { GUARD_ORIGIN_OWN, GUARD_ORIGIN_LISTED, GUARD_ORIGIN_FOREIGN } guard_origin_result;
-guard_origin_result guard_origin(const guard *g, const char *origin, const char *host);
-bool guard_is_loopback(const char *host); // 127.0.0.0/8, ::1, localhost
+
+typedef enum guard_origin { GUARD_SAME_ORIGIN, GUARD_LISTED, GUARD_ANY, GUARD_FOREIGN } guard_origin;
+guard_origin guard_check_origin(const guard *g, const char *origin, const char *host, bool tls);
+
+// The parsers, alone.
+enum { GUARD_MAX_KEY = 256, GUARD_MAX_NAME = 256 };
+// The name of NAME, NAME:PORT, ADDRESS:PORT or [ADDRESS]:PORT in lower case, addresses in their usual spelling.
+bool guard_parse_host(const char *host, char name[GUARD_MAX_NAME], bool *address);
+const char *guard_parse_bearer(const char *authorization); // the key within, or NULL
+bool guard_is_loopback(const char *host);

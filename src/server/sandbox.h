@@ -1,13 +1,8 @@
-// Takes from the process what a server does not need, so that a mistake in it is of less use to an attacker: files
-// (Landlock) and system calls (seccomp). Both hold for the calling thread and all that are made after it.
+// Takes from this process what a server needs no more.
 #pragma once
 #include "base/base.h"
 
-typedef struct sandbox_paths {
-    const char *read[4];  // files that may be opened for reading again; what is replaced by renaming counts as the same
-    const char *write[4]; // files or folders that may be written; NULLs are skipped
-} sandbox_paths;
-
-// What was not possible because the system has it not is no error: done says what was, such as "seccomp yes, landlock
-// no (the kernel has none)".
-int sandbox_enter(const sandbox_paths *paths, char done[128], upg_error *e);
+// Paths that are still to be opened: NULL-terminated lists, of files or folders. From here on this thread and those it
+// makes can open nothing else, start no program and reach no other machine. report: a line for the operator, also about
+// what the kernel does not have, which is no failure.
+void sandbox_apply(const char *const *read, const char *const *write, upg_buf *report);

@@ -14,10 +14,10 @@ typedef struct server_options {
     const char *hosts;                     // comma-separated names that Host may have beside the address itself
     const char *name;                      // of the model in the APIs
     const char *access_log;                // file, "-" for standard error; NULL: none
-    size_t max_body;                       // bytes
-    int max_connections;
-    double read_seconds;    // a request must be here whole after so long
-    double request_seconds; // a deadline for answers; 0: none
+    size_t max_body;                       // bytes; 0: 16 MiB
+    int max_connections;                   // 0: 4096, or what the limit of open files leaves
+    double read_seconds;                   // a request must be here whole after so long; 0: 30
+    double request_seconds;                // a deadline for answers; 0: none
     bool sandbox;
 } server_options;
 
@@ -37,7 +37,7 @@ enum {
     ROUTE_OPEN = 2,  // needs no key
 };
 typedef struct route {
-    const char *method, *path; // a path that ends with / takes what begins with it
+    const char *method, *path; // a path that ends with / takes what begins with it, but for / itself
     void (*handle)(server *s, exchange *x);
     const dialect *dialect;
     unsigned flags;
@@ -96,7 +96,7 @@ server *server_start(const server_options *options, const upg_model *m, const ch
 // Takes nothing more, lets what runs end within so many seconds, and frees all.
 void server_stop(server *s, double seconds);
 int server_reload(server *s, upg_error *e); // API keys, and the access log's file; on failure the old ones stay
-bool server_draining(const server *s);
+bool server_draining(const server *s);      // nothing that takes long is begun any more
 void server_log(server *s, const char *fmt, ...) __attribute__((format(printf, 2, 3))); // for the operator, one line
 
 // metrics.c: Prometheus' text format.

@@ -37,7 +37,7 @@ def routes(s):
     assert (status, data) == (200, b"") and int(headers["Content-Length"]) > 0
     assert s.request("GET", "/nothing")[0] == 404
     status, headers, data = s.request("POST", "/health", "{}")
-    assert status == 405 and headers["Allow"] == "GET", (status, headers["Allow"])
+    assert status == 405 and "GET" in headers["Allow"] and "POST" not in headers["Allow"], (status, headers["Allow"])
     json.loads(data)
     assert json.loads(s.request("GET", "/v1/messages/nothing")[2])["type"] == "error"
     assert isinstance(json.loads(s.request("GET", "/api/nothing")[2])["error"], str)
@@ -134,7 +134,7 @@ def keys():
 
 def needs_keys():
     message = refused("--host", "0.0.0.0")
-    assert "API key" in message and "--insecure" in message, message
+    assert "--api-key-file" in message and "--insecure" in message, message
     assert "no-such" in refused("--api-key-file", os.path.join(WORK, "no-such"))
     with Server(UPG, "--host", "0.0.0.0", "--insecure") as s:
         s.host = "127.0.0.1"
@@ -155,7 +155,8 @@ def tls():
         with urllib.request.urlopen(f"https://localhost:{s.port}/v1/completions", body, context=context, timeout=60) as r:
             assert r.read().endswith(b"data: [DONE]\n\n")
         assert b"200 OK" not in s.raw(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", 3)
-    assert "no certificate" in refused("--tls-cert", key, "--tls-key", certificate)
+    os.chmod(certificate, 0o600)
+    assert "not a certificate" in refused("--tls-cert", key, "--tls-key", certificate)
     assert "both" in refused("--tls-cert", certificate)
 
 
