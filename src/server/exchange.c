@@ -125,7 +125,7 @@ static void log_exchange(exchange *x) {
     int status = x->answered ? x->status : 499; // as nginx calls a client that left before its answer
     pthread_mutex_lock(&h->lock);
     if (status > 0 && status < HTTP_STATUSES) h->counts.answers[status]++;
-    h->counts.left += x->gone;
+    h->counts.left += !x->whole;
     pthread_mutex_unlock(&h->lock);
     access_entry entry = {.id = x->id,
                           .address = x->address,
@@ -134,7 +134,7 @@ static void log_exchange(exchange *x) {
                           .status = status,
                           .bytes = strcmp(x->method, "HEAD") ? x->bytes : 0,
                           .seconds = upg_now() - x->started,
-                          .complete = !x->gone,
+                          .complete = x->whole,
                           .usage = x->usage};
     if (h->log) access_log_write(h->log, &entry);
 }
@@ -383,6 +383,8 @@ void exchange_completed(exchange *x, bool whole) {
     x->connection = NULL;
     x->suspended = false;
     bool early = x->dispatched && !x->ended;
+    // A client that has all of it may go before this is known.
+    x->whole = whole;
     if (!whole) x->gone = true;
     pthread_mutex_unlock(&x->lock);
     if (unsent) MHD_destroy_response(unsent);

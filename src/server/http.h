@@ -98,9 +98,9 @@ struct exchange {
     bool running;
     double started;
 
-    pthread_mutex_t lock;              // of what follows
-    struct MHD_Connection *connection; // NULL once the network is through with it
-    bool suspended, streaming, ended;
+    pthread_mutex_t lock;                    // of what follows
+    struct MHD_Connection *connection;       // NULL once the network is through with it
+    bool suspended, streaming, ended, whole; // whole: the client has all of its answer
     _Atomic bool gone;
     upg_buf answer_headers;        // as headers
     struct MHD_Response *response; // that the network has not taken
