@@ -26,6 +26,7 @@ typedef struct peer {
     bool linger;           // its answer came before its request's end: see watch.c
     bool again;            // has had an answer
     double deadline;
+    double look; // when to see whether the client has left behind its answer; 0: not
 } peer;
 
 typedef struct lingerer {

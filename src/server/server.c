@@ -107,14 +107,14 @@ static int read_tls(serving *v, upg_error *e) {
     if (!o->tls_key) return 0;
     struct stat st;
     size_t n;
-    if (!stat(o->tls_key, &st) && (st.st_mode & (S_IROTH | S_IWOTH)))
-        server_log(&v->server, "%s: others can read the TLS key (chmod 600 %s)", o->tls_key, o->tls_key);
     v->certificate = upg_read_text(o->tls_certificate, MAX_PEM, &n, e);
     v->key = v->certificate ? upg_read_text(o->tls_key, MAX_PEM, &n, e) : NULL;
     if (!v->key) return -1;
     if (!strstr(v->certificate, "-----BEGIN CERTIFICATE-----"))
         return upg_fail(e, "%s: not a certificate in PEM", o->tls_certificate);
     if (!strstr(v->key, "PRIVATE KEY-----")) return upg_fail(e, "%s: not a private key in PEM", o->tls_key);
+    if (!stat(o->tls_key, &st) && (st.st_mode & (S_IROTH | S_IWOTH)))
+        server_log(&v->server, "%s: others can read the TLS key (chmod 600 %s)", o->tls_key, o->tls_key);
     return 0;
 }
 

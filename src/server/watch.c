@@ -20,6 +20,7 @@
 
 #define IDLE_SECONDS   60.0 // between requests of one connection
 #define LINGER_SECONDS 2.0
+#define LOOK_SECONDS   0.5
 
 enum { TICK_MS = 200, LINGER_TICK_MS = 10 };
 
@@ -46,15 +47,15 @@ static void shut(http *h, peer *p) {
     unlink_peer(p);
     p->closing = true;
     h->n_closing++;
-    h->counts.shut++;
     shutdown(p->fd, SHUT_RDWR);
 }
 
 // Room for those to come: of clients that have not said what they want, the one that has had the longest time to.
 static void make_room(http *h) {
     int reserve = h->max_connections / 16 + 8;
-    if (h->n_peers - h->n_closing > h->max_connections - reserve && h->waiting.next != &h->waiting)
-        shut(h, h->waiting.next);
+    if (h->n_peers - h->n_closing <= h->max_connections - reserve || h->waiting.next == &h->waiting) return;
+    h->counts.shut++;
+    shut(h, h->waiting.next);
 }
 
 peer *peer_new(http *h, int fd) {
@@ -72,6 +73,7 @@ peer *peer_new(http *h, int fd) {
 void peer_head_arrived(http *h, peer *p) {
     pthread_mutex_lock(&h->lock);
     if (!p->closing && p->again) append_peer(h, p, upg_now() + h->server->options->read_seconds);
+    p->look = 0;
     pthread_mutex_unlock(&h->lock);
 }
 
@@ -86,6 +88,7 @@ void peer_waits(http *h, peer *p) {
     pthread_mutex_lock(&h->lock);
     p->again = true;
     if (!p->closing) append_peer(h, p, upg_now() + idle);
+    p->look = upg_now() + LOOK_SECONDS;
     pthread_mutex_unlock(&h->lock);
 }
 
@@ -163,10 +166,21 @@ void http_cancel_running(http *h) {
 
 // ---- The thread ----
 
+// A client that has said it sends no more, together with its last request, is waited for in vain: the library takes no
+// notice of an end that came while it was busy. What else it had sent has been taken by the time of the look.
+static bool has_left(peer *p, double now) {
+    char byte;
+    if (!p->look || now < p->look) return false;
+    p->look = 0;
+    return !recv(p->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+}
+
 static void reap(http *h, double now) {
     for (peer *p = h->waiting.next, *next; p != &h->waiting; p = next) {
         next = p->next;
-        if (p->deadline <= now) shut(h, p);
+        bool late = p->deadline <= now;
+        h->counts.shut += late;
+        if (late || has_left(p, now)) shut(h, p);
     }
 }
 
