@@ -140,7 +140,7 @@ test: $B/upg $(TESTS) $B/isa/logits
 	tests/run.sh $B
 bench: $B/upg $(BENCHES)
 	bench/run.sh $B
-build/fuzz/%: tests/fuzz/%.c $(SRC)
+build/fuzz/%: tests/fuzz/%.c $(SRC) $(SERVER_SRC)
 	@mkdir -p $(@D)
 	tests/fuzz/build.sh $< $@
 fuzz: $(FUZZERS)

@@ -7,9 +7,9 @@ obj=build/fuzz/obj
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES || true
 mkdir -p "$obj"
 compile="clang -g -O1 -fno-omit-frame-pointer -fno-sanitize-recover=all"
-flock "$obj" make -s -j"$(nproc)" CC="$compile -fsanitize=fuzzer-no-link,$sanitize" CFLAGS= SAN= B="$obj" "$obj/libupg.a"
+flock "$obj" make -s -j"$(nproc)" CC="$compile -fsanitize=fuzzer-no-link,$sanitize" CFLAGS= SAN= B="$obj" "$obj/libserver.a" "$obj/libupg.a"
 packages="openblas libxxhash libzstd libutf8proc"
 # shellcheck disable=SC2046,SC2086
 $compile -fsanitize=fuzzer,$sanitize -std=c11 -Wall -Wextra -Wshadow -Wvla -Werror -ffp-contract=off -D_GNU_SOURCE -pthread \
-    -Iinclude -Isrc -Ithird_party/yyjson $(pkg-config --cflags $packages) "$1" "$obj/libupg.a" \
+    -Iinclude -Isrc -Ithird_party/yyjson $(pkg-config --cflags $packages) "$1" "$obj/libserver.a" "$obj/libupg.a" \
     $(pkg-config --libs $packages) -lpcre2-8 -lm -o "$2"
