@@ -206,6 +206,7 @@ def _():
         s.ask("GET", "/metrics?q=the-secret-query", Authorization="Bearer the-secret-key", X_Else="the-secret-header")
         s.ask("GET", "/a%22%0a%ff%5cb")
         s.ask("POST", "/nothing", b"the-secret-body")
+        until(lambda: open(path).read().count("\n") == 3)  # a line is written once its answer has been taken
         os.rename(path, path + ".1")
         s.process.send_signal(signal.SIGHUP)
         until(os.path.exists, path)
