@@ -175,16 +175,44 @@ static void sift_down(uint64_t *heap, int n, int i) {
 }
 
 // What lies further than this below the largest logit changes nothing: its p is below 2^-24, and the sum, at least 1 by
-// then, stays what it is. So neither sums nor the draw see it, and the rest is far faster to sort.
-static const float FAR = 16.7f; // exp(-16.7) = 5.58e-8, 2^-24 = 5.96e-8
+// then, stays what it is. So neither sums nor the draw see it, and only the rest is divided by the temperature and
+// sorted. exp(-16.7) = 5.58e-8, 2^-24 = 5.96e-8; the difference pays for all rounding on the way.
+static const float FAR = 16.7f;
+
+enum { LANES = 16 }; // of loops that are to be vectors without a change of meaning
+
+static float largest(const float *x, int n) {
+    float most[LANES];
+    for (int j = 0; j < LANES; j++) most[j] = x[0];
+    int i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; j++) most[j] = x[i + j] > most[j] ? x[i + j] : most[j];
+    for (; i < n; i++) most[0] = x[i] > most[0] ? x[i] : most[0];
+    for (int j = 1; j < LANES; j++) most[0] = most[j] > most[0] ? most[j] : most[0];
+    return most[0];
+}
+
+// The keys of the logits that matter, divided by the temperature; how many.
+static int near_ones(upg_sampler *s) {
+    const float t = s->options.temperature, *l = s->logits, least = largest(l, s->vocab_size) - FAR * t;
+    int m = 0;
+    for (int i = 0; i < s->vocab_size; i += LANES) {
+        const int end = i + LANES < s->vocab_size ? i + LANES : s->vocab_size;
+        int any = 0;
+        for (int j = i; j < end; j++) any |= l[j] >= least;
+        for (int j = i; any && j < end; j++) {
+            if (l[j] < least) continue;
+            s->logits[j] = flush(l[j] / t);
+            s->keys[m++] = key_of(s->logits[j], j);
+        }
+    }
+    return m;
+}
 
 // The candidates that matter, in order.
 static int candidates(upg_sampler *s) {
-    int m = 0, k = s->options.top_k;
-    float top = s->logits[0];
-    for (int i = 1; i < s->vocab_size; i++) top = s->logits[i] > top ? s->logits[i] : top;
-    for (int i = 0; i < s->vocab_size; i++)
-        if (top - s->logits[i] <= FAR) s->keys[m++] = key_of(s->logits[i], i);
+    const int m = near_ones(s);
+    int k = s->options.top_k;
     if (!k || k > m) k = m;
     if (k > m / 8 && m > 512) {
         sort_all(s, m);
@@ -234,7 +262,6 @@ int32_t upg_sample(upg_sampler *s, const float *logits, const int32_t *history, 
             if (s->logits[i] > s->logits[best]) best = i;
         return best;
     }
-    for (int i = 0; i < s->vocab_size; i++) s->logits[i] = flush(s->logits[i] / o->temperature);
     int n = candidates(s);
     float top = s->logits[(uint32_t)s->keys[0]];
     for (int i = 0; i < n; i++) s->p[i] = upg_exp(s->logits[(uint32_t)s->keys[i]] - top);
