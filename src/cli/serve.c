@@ -3,6 +3,7 @@
 #include "server/server.h"
 #include <errno.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -80,12 +81,22 @@ static char *name_of(const char *model, upg_error *e) {
     return upg_strdup(begin, n, e);
 }
 
+static pthread_t waiting; // the thread that waits for signals
+
+static void hand_on(int signal) {
+    pthread_kill(waiting, signal);
+}
+
+// Libraries have threads from before main() (OpenBLAS does) that block nothing: a signal that comes while this thread
+// is not waiting may go to one of them, whose default is the process's end. So it is handed on.
 static void block_signals(sigset_t *set) {
+    static const int all[] = {SIGTERM, SIGINT, SIGHUP};
+    waiting = pthread_self();
     sigemptyset(set);
-    sigaddset(set, SIGTERM);
-    sigaddset(set, SIGINT);
-    sigaddset(set, SIGHUP);
+    for (int i = 0; i < 3; i++) sigaddset(set, all[i]);
     pthread_sigmask(SIG_BLOCK, set, NULL);
+    for (int i = 0; i < 3; i++)
+        sigaction(all[i], &(struct sigaction){.sa_handler = hand_on, .sa_flags = SA_RESTART}, NULL);
     signal(SIGPIPE, SIG_IGN);
 }
 
@@ -105,6 +116,7 @@ static void wait_for_end(server *s, const sigset_t *set) {
 
 // A second signal ends the process at once.
 static void unblock_signals(const sigset_t *set) {
+    signal(SIGHUP, SIG_IGN);
     signal(SIGTERM, SIG_DFL);
     signal(SIGINT, SIG_DFL);
     pthread_sigmask(SIG_UNBLOCK, set, NULL);

@@ -19,7 +19,7 @@ class Server:
 
     def __init__(self, *options, key=None, status=0):
         environment = dict(os.environ, **({"UPG_API_KEY": key} if key else {}))
-        self.expected = status
+        self.expected, self.ending = status, False
         self.process = subprocess.Popen([UPG, "serve", "--port", "0", *options], stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, text=True, env=environment)
         self.line = self.process.stdout.readline()
@@ -33,8 +33,8 @@ class Server:
         return self
 
     def __exit__(self, kind, *_):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+        if not self.ending:
+            self.end()
         try:
             self.errors = self.process.communicate(timeout=PATIENCE)[1]
         except subprocess.TimeoutExpired:
@@ -42,6 +42,10 @@ class Server:
             raise
         if not kind and self.expected is not None:
             assert self.process.returncode == self.expected, (self.process.returncode, self.errors)
+
+    def end(self):
+        self.ending = True  # a second SIGTERM would not let it end cleanly
+        self.process.send_signal(signal.SIGTERM)
 
     def connect(self):
         if self.scheme == "https":
@@ -302,6 +306,14 @@ def _():
         assert s.status("GET", "/health") == 200
 
 
+@test("signals count whenever they come")
+def _():
+    for _ in range(10):
+        with Server() as s:
+            for _ in range(20):
+                s.process.send_signal(signal.SIGHUP)
+
+
 # ---- With answers that are generated: once the dialects are there ----
 
 LONG = {"model": "tales", "prompt": "Once upon a time", "max_tokens": 900, "stream": True, "ignore_eos": True, "seed": 1}
@@ -334,7 +346,7 @@ def _():
     with Server("--parallel", "1") as s:
         c, r = stream(s)
         first = r.readline()
-        s.process.send_signal(signal.SIGTERM)
+        s.end()
         until(lambda: s.status("GET", "/ready") == 503)
         assert s.status("POST", "/v1/completions", json.dumps(LONG)) == 503
         text = first + r.read()
@@ -347,16 +359,16 @@ def _():
     with Server("--parallel", "1", "--drain", "0") as s:
         c, r = stream(s)
         r.readline()
-        s.process.send_signal(signal.SIGTERM)
+        s.end()
         with contextlib.suppress(http.client.HTTPException, OSError):
             r.read()
         c.close()
     with Server("--parallel", "1", status=-signal.SIGTERM) as s:
         c, r = stream(s)
         r.readline()
-        s.process.send_signal(signal.SIGTERM)
+        s.end()
         until(lambda: s.status("GET", "/ready") == 503)
-        s.process.send_signal(signal.SIGTERM)
+        s.end()
         s.process.wait(PATIENCE)
         c.close()
 
