@@ -40,7 +40,7 @@ struct upg_prefix {
     upg_kv_store *store; // or NULL
     uint64_t store_limit;
     live *lives; // [n_sequences]
-    node root;   // has no block
+    node *root;  // has no block
     node *newest, *oldest;
     int resident; // nodes in memory
     bool unsaved; // there may be some that should go to the folder
@@ -68,7 +68,7 @@ static void link_newest(upg_prefix *p, node *x) {
 
 // The path to x has been of use.
 static void touch(upg_prefix *p, node *x) {
-    for (; x != &p->root; x = x->parent) {
+    for (; x != p->root; x = x->parent) {
         unlink_use(p, x);
         link_newest(p, x);
     }
@@ -91,7 +91,7 @@ static node *add_node(upg_prefix *p, node *parent, const int32_t *tokens, int n)
     if (!x) return NULL;
     x->parent = parent;
     x->n = n;
-    x->first = parent == &p->root ? 0 : parent->first + BLOCK;
+    x->first = parent == p->root ? 0 : parent->first + BLOCK;
     x->block = -1;
     memcpy(x->tokens, tokens, (size_t)n * sizeof *tokens);
     hash_node(x);
@@ -104,7 +104,7 @@ static node *add_node(upg_prefix *p, node *parent, const int32_t *tokens, int n)
 
 // Frees nodes that hold nothing, upwards.
 static void prune(upg_prefix *p, node *x) {
-    while (x != &p->root && !resident(x) && !x->saved && !x->saving && !x->children && !x->refs) {
+    while (x != p->root && !resident(x) && !x->saved && !x->saving && !x->children && !x->refs) {
         node *parent = x->parent;
         *(x->previous ? &x->previous->next : &parent->children) = x->next;
         if (x->next) x->next->previous = x->previous;
@@ -237,7 +237,7 @@ static void adopt_files(upg_prefix *p) {
             from = all[i].first == all[i - 1].first + BLOCK ? level : i;
             level = i;
         }
-        if (!all[i].first && !memcmp(all[i].parent, p->root.hash, 16)) parent = &p->root;
+        if (!all[i].first && !memcmp(all[i].parent, p->root->hash, 16)) parent = p->root;
         for (size_t j = from; j < level && !parent; j++)
             if (nodes[j] && nodes[j]->n == BLOCK && !memcmp(nodes[j]->hash, all[i].parent, 16)) parent = nodes[j];
         node *x = parent ? add_node(p, parent, all[i].tokens, all[i].n) : NULL;
@@ -263,9 +263,12 @@ upg_prefix *upg_prefix_new(upg_session *s, const char *folder, uint64_t folder_b
     if (!p) return NULL;
     p->session = s;
     p->store_limit = folder_bytes;
-    p->root.block = -1;
-    memcpy(p->root.hash, model, 16);
-    p->lives = upg_alloc((size_t)upg_session_sequences(s), sizeof *p->lives, e);
+    p->root = upg_alloc(1, sizeof *p->root, e);
+    p->lives = p->root ? upg_alloc((size_t)upg_session_sequences(s), sizeof *p->lives, e) : NULL;
+    if (p->root) {
+        p->root->block = -1;
+        memcpy(p->root->hash, model, 16);
+    }
     if (p->lives && folder) p->store = upg_kv_store_open(folder, model, upg_session_block_bytes(s), log, log_ctx, e);
     if (!p->lives || (folder && !p->store)) {
         upg_prefix_free(p);
@@ -289,7 +292,8 @@ void upg_prefix_free(upg_prefix *p) {
     // Newest first, which is also parents first, as long as there is room.
     for (node *x = p->store ? p->newest : NULL; x && save(p, x, true); x = x->older) continue;
     upg_kv_store_close(p->store);
-    free_below(&p->root);
+    if (p->root) free_below(p->root);
+    free(p->root);
     free(p->lives);
     free(p);
 }
@@ -311,7 +315,7 @@ bool upg_prefix_make_room(upg_prefix *p, int n) {
             drop_block(p, x);
             prune(p, x);
             // What it was the end of may be the next to go, and is older than whatever follows.
-            newer = parent != &p->root && evictable(parent) ? parent : p->oldest;
+            newer = parent != p->root && evictable(parent) ? parent : p->oldest;
         }
         x = newer;
     }
@@ -322,7 +326,7 @@ int upg_prefix_unused(upg_prefix *p) {
     int used = 0;
     p->mark++;
     for (int i = 0; i < upg_session_sequences(p->session); i++)
-        for (node *x = p->lives[i].at; x && x != &p->root && x->mark != p->mark; x = x->parent) {
+        for (node *x = p->lives[i].at; x && x != p->root && x->mark != p->mark; x = x->parent) {
             x->mark = p->mark;
             used += resident(x);
         }
@@ -340,7 +344,7 @@ static void move_to(live *l, node *x) {
 void upg_prefix_start(upg_prefix *p, int sequence, const int32_t *tokens, int n) {
     live *l = &p->lives[sequence];
     *l = (live){.tokens = tokens, .n = n};
-    move_to(l, &p->root);
+    move_to(l, p->root);
 }
 
 // The node's block from the folder into a free one; -1 if that is not possible.

@@ -43,7 +43,7 @@ INLINE void some_dots(upg_attention *t, const int8_t *keys, int i, int queries, 
     }
     for (int a = 0; a < queries; a++) {
         int32_t q_sum = 0;
-        for (int d = 0; SIGNED_OFFSET && d < t->D; d++) q_sum += t->q[i + a][d];
+        for (int d = 0; SIGNED_OFFSET != 0 && d < t->D; d++) q_sum += t->q[i + a][d];
         store(t->dots[i + a] + key, (vec)((signed_vec)dots(sum[a]) + SIGNED_OFFSET * q_sum));
     }
 }
