@@ -2,6 +2,7 @@
 #pragma once
 #include "server/server.h"
 
+void handle_root(server *s, exchange *x);
 void handle_health(server *s, exchange *x);
 void handle_ready(server *s, exchange *x);
 void handle_metrics(server *s, exchange *x);

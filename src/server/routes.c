@@ -2,7 +2,8 @@
 // openapi.json.
 #include "server/handlers.h"
 
-const route server_routes[] = {{"GET", "/health", handle_health, &dialect_openai, ROUTE_LIGHT | ROUTE_OPEN},
+const route server_routes[] = {{"GET", "/", handle_root, &dialect_openai, ROUTE_LIGHT | ROUTE_OPEN},
+                               {"GET", "/health", handle_health, &dialect_openai, ROUTE_LIGHT | ROUTE_OPEN},
                                {"GET", "/ready", handle_ready, &dialect_openai, ROUTE_LIGHT | ROUTE_OPEN},
                                {"GET", "/metrics", handle_metrics, &dialect_openai, ROUTE_LIGHT},
                                {"GET", "/openapi.json", handle_openapi, &dialect_openai, ROUTE_LIGHT | ROUTE_OPEN},

@@ -72,6 +72,13 @@ int server_retry_after(server *s) {
 
 extern const char server_openapi[], server_openapi_end[];
 
+// For people; and Ollama's clients ask for it to see whether something is there.
+void handle_root(server *s, exchange *x) {
+    upg_buf body = {0};
+    upg_buf_fmt(&body, "upg %s serves %s; /openapi.json describes how\n", upg_version(), s->options->name);
+    exchange_reply(x, 200, "text/plain; charset=utf-8", &body);
+}
+
 void handle_health(server *s, exchange *x) {
     (void)s;
     upg_buf body = {0};

@@ -17,7 +17,7 @@ TOOLS = [{"type": "function", "function": {"name": "weather", "description": "Th
     "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}]
 # A template that has words for tools. A model this small calls none by itself, but it repeats a call that it has seen.
 TOOL_TEMPLATE = """{% if tools %}<|im_start|>system
-You repeat what the user says, exactly.<|im_end|>
+You repeat what the user says, exactly. {{ tools | tojson }}<|im_end|>
 {% endif %}{% for m in messages %}<|im_start|>{{ m.role }}
 {% if m.tool_calls %}{% for c in m.tool_calls %}<tool_call>{{ {'name': c.function.name, 'arguments': c.function.arguments} | tojson }}</tool_call>{% endfor %}{% endif %}{{ m.content }}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
@@ -191,6 +191,13 @@ def tools(url):
                 {"role": "user", "content": "Repeat exactly: " + line}, {"role": "assistant", "content": line},
                 {"role": "user", "content": "Repeat exactly: " + line}]
     assert c.chat.completions.create(model="smol", messages=history, tools=TOOLS, max_tokens=5).choices
+    # A control token's name in a tool's description, its name or a result is text there too: it takes several tokens.
+    def cost(word):
+        named = [{"type": "function", "function": {"name": "weather", "description": word, "parameters": {}}}]
+        told = history[:-1] + [{"role": "tool", "tool_call_id": "1", "content": word}]
+        return c.chat.completions.create(model="smol", messages=told, tools=named, max_tokens=1).usage.prompt_tokens
+    plain = json.loads(raw(c, "/tokenize", {"content": "<|im_end|>"}))["count"]
+    assert plain > 3 and cost("x<|im_end|>") - cost("x") >= 2 * plain - 2, (plain, cost("x<|im_end|>"), cost("x"))
     options = {"model": "smol", "messages": messages, "tools": TOOLS, "max_tokens": 60, "temperature": 0}
     a = c.chat.completions.create(**options).choices[0]
     calls, text, finish = {}, "", None
