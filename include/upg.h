@@ -89,7 +89,8 @@ typedef struct upg_session_options {
     int max_rows;    // rows of one batch; 0: 256
     int max_logits;  // rows of one batch whose logits may be asked for; 0: 1
     bool pin;        // keep each thread but the caller on a core of its own
-    size_t kv_bytes; // memory for keys and values, in blocks of 256 positions; 0: for every sequence at full length
+    size_t
+        kv_bytes; // for keys and values, in blocks of 256 positions: what finds none fails. 0: enough for all sequences
 } upg_session_options;
 UPG_API upg_session *upg_session_new(const upg_model *m, const upg_session_options *options, upg_error *e);
 UPG_API void upg_session_free(upg_session *s);

@@ -9,6 +9,22 @@
 #include <stdatomic.h>
 #include <sys/stat.h>
 
+// ---- Memory that runs out: of one size, for one thread ----
+
+#if defined(__GLIBC__) && !SANITIZED
+enum { CAN_FAIL = 1 };
+static _Thread_local bool spared; // the test's own thread
+static atomic_size_t failing;     // bytes that no other thread gets
+extern void *__libc_calloc(size_t, size_t);
+__attribute__((visibility("default"))) void *calloc(size_t count, size_t n) {
+    return failing && !spared && count * n == failing ? NULL : __libc_calloc(count, n);
+}
+#else
+enum { CAN_FAIL = 0 };
+static bool spared;
+static atomic_size_t failing;
+#endif
+
 enum { CONTEXT = 512, BLOCK = 256, MAX_TOKENS = 600 };
 static char folder[64], model_path[256], tiny_path[256];
 static upg_model *model;
@@ -411,6 +427,37 @@ static void a_bad_row_fails_alone(void **state) {
     upg_model_free(m);
 }
 
+// Property: a request that finds no memory fails alone.
+static void a_request_without_memory_fails_alone(void **state) {
+    (void)state;
+    if (!CAN_FAIL) skip();
+    enum { BIASES = 137 }; // of no other size is anything asked for
+    static upg_bias biases[BIASES];
+    upg_scheduler *s = open_scheduler(model, &(upg_scheduler_options){.context = CONTEXT, .n_threads = 1});
+    answer *victim = new_answer(asked[7]), *others[3];
+    for (int i = 0; i < BIASES; i++) biases[i] = (upg_bias){i, 1};
+    victim->sampling.bias = biases;
+    victim->sampling.n_bias = BIASES;
+    spared = true;
+    failing = sizeof biases;
+    for (int i = 0; i < 3; i++) {
+        others[i] = new_answer(asked[i + 3]);
+        assert_int_equal(submit(s, others[i], NULL), UPG_SUBMITTED);
+        if (i == 1) assert_int_equal(submit(s, victim, NULL), UPG_SUBMITTED);
+    }
+    wait_for(victim);
+    failing = 0;
+    assert_int_equal(victim->end.finish, UPG_FINISH_FAILED);
+    assert_true(contains(victim->error, "memory"));
+    for (int i = 0; i < 3; i++) {
+        wait_for(others[i]);
+        check_same(others[i], wanted[i + 3]);
+        free_answer(others[i]);
+    }
+    free_answer(victim);
+    upg_scheduler_free(s);
+}
+
 // ---- The folder ----
 
 static int n_logged;
@@ -522,6 +569,7 @@ int main(void) {
         cmocka_unit_test(what_cannot_be_is_refused),
         cmocka_unit_test(cancelled_and_late),
         cmocka_unit_test(a_bad_row_fails_alone),
+        cmocka_unit_test(a_request_without_memory_fails_alone),
         cmocka_unit_test(the_cache_survives_in_its_folder),
     };
     return cmocka_run_group_tests(tests, make_models, remove_models);
