@@ -1,15 +1,15 @@
-// Generates text with UPG's library. With an installed UPG: cc generate.c -lupg -o generate && ./generate MODEL.upg "A prompt"
+// Generates text with UPG's library: cc generate.c -lupg -o generate && ./generate MODEL.upg "A prompt"
 #include <stdio.h>
 #include <string.h>
 #include <upg.h>
 
 static int generate(const upg_model *m, const char *prompt, int max, upg_error *e) {
-    int rc = -1;
-    int32_t *ids = NULL, token;
+    int32_t *ids = NULL, token, rc = -1;
     size_t n_ids, n;
     const char *piece;
     upg_session *session = upg_session_new(m, &(upg_session_options){.max_logits = 8}, e);
-    upg_sampler *sampler = upg_sampler_new(upg_model_vocab_size(m), &(upg_sampling){.top_p = 1, .repeat_penalty = 1}, e);
+    upg_sampling greedy = {.top_p = 1, .repeat_penalty = 1};
+    upg_sampler *sampler = upg_sampler_new(upg_model_vocab_size(m), &greedy, e);
     upg_text *text = upg_text_new(m, false, true, e);
     upg_generator *generator = session ? upg_generator_new(session, 0, -1, e) : NULL;
     if (!sampler || !text || !generator) goto end;

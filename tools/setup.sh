@@ -10,7 +10,7 @@ for goal in "$@"; do
     demo) wanted="$wanted ca-certificates python3-pip" ;;
     test)
         packages="$packages git libcmocka-dev libpcre2-dev python3 python3-numpy"
-        wanted="$wanted qemu-user"
+        wanted="$wanted qemu-user python3-venv openssl libfaketime"
         [ "$(uname -m)" = aarch64 ] || wanted="$wanted gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
         ;;
     fuzz) packages="$packages clang llvm libclang-rt-dev libpcre2-dev" ;;
