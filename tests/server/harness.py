@@ -30,8 +30,9 @@ class Server:
     """`upg serve` on a free port; with as `with`."""
 
     def __init__(self, upg, *options, model=None, env=None, wait=60):
-        self.log = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen([upg, "serve", *([model] if model else []), "--port", "0", *options], stdout=subprocess.PIPE,
+        self.log, self.killed = tempfile.TemporaryFile("w+"), False
+        leaks = ["--no-sandbox"] if "/san/" in upg else []  # the leak sanitizer traces its own process, which the sandbox forbids
+        self.process = subprocess.Popen([upg, "serve", *([model] if model else []), "--port", "0", *options, *leaks], stdout=subprocess.PIPE,
                                         stderr=self.log, text=True, env={**{k: v for k, v in os.environ.items() if k != "UPG_API_KEY"}, **(env or {})})
         line = self.process.stdout.readline()
         found = re.search(r"at (https?)://(\[?[^ ]*\]?):(\d+) \(", line)
@@ -46,6 +47,7 @@ class Server:
         return self.log.read()
 
     def stop(self, how=signal.SIGTERM, wait=60):
+        self.killed |= how == signal.SIGKILL
         if self.process.poll() is None:
             self.process.send_signal(how)
         return self.process.wait(wait)
@@ -53,10 +55,12 @@ class Server:
     def __enter__(self):
         return self
 
-    def __exit__(self, *error):
-        self.stop()
+    def __exit__(self, kind, *_):
+        status, errors = self.stop(), self.errors()
         self.process.stdout.close()
         self.log.close()
+        if not kind and not self.killed:
+            assert status == 0, (status, errors)
 
     def connect(self, timeout=60):
         return http.client.HTTPConnection(self.host, self.port, timeout=timeout)
