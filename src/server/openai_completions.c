@@ -30,9 +30,9 @@ static void put_logprobs(choice *c, upg_buf *out) {
     upg_buf_str(out, ",\"logprobs\":{");
     for (int list = 0; list < 4; list++) {
         upg_buf_str(out, names[list]);
-        const char *at = c->logprobs.data, *end = at + c->logprobs.size;
+        const char *at = c->logprobs.size ? c->logprobs.data : "", *end = at + c->logprobs.size;
         bool first = true;
-        for (int i = 0; at && at < end; i++) { // lines, four a token
+        for (int i = 0; at < end; i++) { // lines, four a token
             const char *line = memchr(at, '\n', (size_t)(end - at));
             if (i % 4 == list) {
                 if (!first) upg_buf_str(out, ",");
