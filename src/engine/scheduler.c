@@ -170,6 +170,11 @@ static upg_submitted enqueue(upg_scheduler *s, list *all, int n, uint64_t *ids, 
 upg_submitted upg_scheduler_submit(upg_scheduler *s, const upg_request *requests, int n, uint64_t *ids, upg_error *e) {
     list all = {.last = &all.first};
     upg_submitted result = UPG_SUBMITTED;
+    const int most = s->options.n_parallel + s->options.max_queue;
+    if (n > most) {
+        upg_fail(e, "%d answers at a time, more than the %d that may run and wait", n, most);
+        return UPG_SUBMIT_INVALID;
+    }
     for (int i = 0; i < n && !result; i++) {
         if (check_request(s, &requests[i], e)) {
             result = UPG_SUBMIT_INVALID;

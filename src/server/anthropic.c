@@ -284,6 +284,10 @@ static void read_prompt(generation *g, params *p) {
         exchange_error(p->x, 404, "model", "there is no model %s here, only %s", model, g->model);
     }
     yyjson_val *thinking = params_object(p, "thinking"), *tools = params_array(p, "tools");
+    yyjson_val *output = params_object(p, "output_config");
+    params_none_of(p, (const char *const[]){"mcp_servers", "container", NULL});
+    if (yyjson_is_obj(yyjson_obj_get(output, "format")))
+        params_refuse(p, "output_config", "output_config: a format is not supported");
     const char *type = yyjson_get_str(yyjson_obj_get(thinking, "type"));
     if (thinking && (!type || strcmp(type, "disabled"))) params_refuse(p, "thinking", "thinking is not supported");
     bool wanted = tools_wanted(p);

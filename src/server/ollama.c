@@ -134,7 +134,7 @@ static void read_model(const server *s, params *p) {
 static void read_options(generation *g, params *p) {
     upg_sampling *s = &g->sampling;
     yyjson_val *options = params_object(p, "options"), *root = p->root;
-    int context = 0;
+    int context = 0, repeat_last = 64;
     s->temperature = .8f;
     s->top_k = 40;
     s->top_p = .9f;
@@ -151,6 +151,10 @@ static void read_options(generation *g, params *p) {
     params_seed(p, "seed", &s->seed);
     params_int(p, "num_predict", -2, INT32_MAX, &g->max_tokens);
     if (g->max_tokens < 0) g->max_tokens = -1;
+    params_none_of(p, (const char *const[]){"mirostat", NULL});
+    params_int(p, "repeat_last_n", -1, INT32_MAX, &repeat_last);
+    if (repeat_last != 64 && s->repeat_penalty != 1)
+        params_refuse(p, "repeat_last_n", "repeat_last_n: the repeat penalty looks at the last 64 tokens");
     params_int(p, "num_ctx", 1, INT32_MAX, &context);
     if (context > upg_scheduler_context(g->server->scheduler))
         params_refuse(p, "num_ctx", "num_ctx: %d is more than this server's context of %d", context,
@@ -167,8 +171,7 @@ static generation *start(server *s, exchange *x, params *p, bool chat_api) {
     params_open(p, x);
     read_model(s, p);
     params_bool(p, "stream", &g->stream);
-    params_not(p, "format");
-    params_not(p, "think");
+    params_none_of(p, (const char *const[]){"format", "think", NULL});
     read_options(g, p);
     return g;
 }
@@ -217,10 +220,10 @@ void ollama_chat(server *s, exchange *x) {
 
 // A prompt is a user's message, or, raw, the text itself.
 static void read_prompt(generation *g, params *p) {
-    static const char *const names[] = {"suffix", "images", "template", "context"};
+    static const char *const names[] = {"suffix", "images", "template", "context", NULL};
     bool raw = false;
     yyjson_mut_val *list, *m;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) params_not(p, names[i]);
+    params_none_of(p, names);
     params_bool(p, "raw", &raw);
     const char *prompt = params_string(p, "prompt"), *system = params_string(p, "system");
     if (!prompt) params_refuse(p, "prompt", "prompt: a text is needed");

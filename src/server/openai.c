@@ -125,7 +125,12 @@ static void read_bias(generation *g, params *p) {
 }
 
 void openai_sampling(generation *g, params *p) {
+    // Of vLLM's, with a meaning that is not here.
+    static const char *const names[] = {
+        "guided_json",    "guided_regex",    "guided_choice",   "guided_grammar", "structured_outputs",
+        "stop_token_ids", "use_beam_search", "prompt_logprobs", "min_tokens",     NULL};
     upg_sampling *s = &g->sampling;
+    params_none_of(p, names);
     params_float(p, "temperature", 0, 2, &s->temperature);
     params_float(p, "top_p", 0, 1, &s->top_p);
     params_int(p, "top_k", -1, INT32_MAX, &s->top_k);

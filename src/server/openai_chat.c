@@ -131,8 +131,9 @@ static const answer_format format = {.type = "text/event-stream",
 // ---- Requests ----
 
 static void refuse_unsupported(params *p) {
-    static const char *const names[] = {"functions", "function_call", "audio", "prediction", "web_search_options"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) params_not(p, names[i]);
+    static const char *const names[] = {"functions",  "function_call",      "audio",
+                                        "prediction", "web_search_options", NULL};
+    params_none_of(p, names);
     yyjson_val *format_wanted = params_object(p, "response_format"), *modality;
     const char *type = yyjson_get_str(yyjson_obj_get(format_wanted, "type"));
     if (format_wanted && (!type || strcmp(type, "text")))

@@ -194,7 +194,7 @@ void openai_completions(server *s, exchange *x) {
     if (!g) return;
     params_open(&p, x);
     openai_model(s, &p);
-    params_not(&p, "suffix");
+    params_none_of(&p, (const char *const[]){"suffix", NULL});
     openai_sampling(g, &p);
     params_int(&p, "best_of", 1, 64, &best_of);
     if (best_of > g->n) params_refuse(&p, "best_of", "best_of is not supported");

@@ -256,8 +256,9 @@ static void read_input(params *p, yyjson_mut_doc *d, yyjson_mut_val *messages) {
 }
 
 static void refuse_unsupported(params *p) {
-    static const char *const names[] = {"previous_response_id", "background", "conversation", "prompt", "top_logprobs"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) params_not(p, names[i]);
+    static const char *const names[] = {"previous_response_id", "background", "conversation", "prompt",
+                                        "top_logprobs",         NULL};
+    params_none_of(p, names);
     yyjson_val *wanted = yyjson_obj_get(params_object(p, "text"), "format");
     const char *type = yyjson_get_str(yyjson_obj_get(wanted, "type")), *truncation = params_string(p, "truncation");
     if (wanted && (!type || strcmp(type, "text"))) params_refuse(p, "text", "text: only the format text is supported");

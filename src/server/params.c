@@ -166,9 +166,13 @@ int params_strings(params *p, const char *name, int max, const char **out) {
     return n;
 }
 
-void params_not(params *p, const char *name) {
+static void refuse_present(params *p, const char *name) {
     yyjson_val *v = params_get(p, name);
     if (!v || yyjson_is_false(v) || (yyjson_is_ctn(v) && !yyjson_get_len(v))) return;
-    if (yyjson_is_str(v) && !yyjson_get_len(v)) return;
+    if ((yyjson_is_str(v) && !yyjson_get_len(v)) || (yyjson_is_num(v) && yyjson_get_num(v) == 0)) return;
     params_refuse(p, name, "%s is not supported", name);
+}
+
+void params_none_of(params *p, const char *const *names) {
+    for (; *names; names++) refuse_present(p, *names);
 }

@@ -30,4 +30,5 @@ yyjson_val *params_array(params *p, const char *name);
 yyjson_val *params_object(params *p, const char *name);
 // A string, or an array of at most max of them; each has at least one byte and no NUL. Returns how many.
 int params_strings(params *p, const char *name, int max, const char **out);
-void params_not(params *p, const char *name); // refuses the field by name if it is there and is not false or empty
+// Refuses by name what is there of these fields, and is not false, 0 or empty. names ends with NULL.
+void params_none_of(params *p, const char *const *names);

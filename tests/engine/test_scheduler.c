@@ -342,8 +342,10 @@ static void what_cannot_be_is_refused(void **state) {
                              .event = take_event,
                              .ctx = each[i]};
     }
-    assert_int_equal(upg_scheduler_submit(s, r, 4, ids, &e), UPG_SUBMIT_FULL);
-    assert_int_equal(upg_scheduler_submit(s, r, 3, ids, &e), UPG_SUBMITTED);
+    assert_int_equal(upg_scheduler_submit(s, r, 4, ids, &e), UPG_SUBMIT_INVALID); // never possible
+    assert_int_equal(upg_scheduler_submit(s, r, 1, ids, &e), UPG_SUBMITTED);
+    assert_int_equal(upg_scheduler_submit(s, r + 1, 3, ids + 1, &e), UPG_SUBMIT_FULL);
+    assert_int_equal(upg_scheduler_submit(s, r + 1, 2, ids + 1, &e), UPG_SUBMITTED);
     assert_int_equal(submit(s, a, &e), UPG_SUBMIT_FULL);
     for (int i = 0; i < 3; i++) upg_scheduler_cancel(s, ids[i]);
     for (int i = 0; i < 3; i++) wait_for(each[i]);

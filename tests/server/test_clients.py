@@ -121,6 +121,7 @@ def refusals(c):
     bad("logit_bias", logit_bias={"999999": 1})
     bad("logprobs", top_logprobs=3)
     bad("modalities", modalities=["audio"])
+    bad("guided_json", extra_body={"guided_json": {}, "min_tokens": 3} | {"guided_json": {"type": "object"}})
     bad("audio", audio={"voice": "a", "format": "wav"})
     e = raises(openai.BadRequestError, lambda: c.chat.completions.create(model="smol", messages=[{"role": "user", "content": "word " * 3000}]))
     assert "1024" in str(e) and any(3000 <= int(w) < 3200 for w in str(e).replace(",", " ").split() if w.isdigit()), e
@@ -151,6 +152,7 @@ def completions(c):
     assert echo.choices[0].text == "The capital of France is" + choice.text
     assert json.loads(raw(c, "/detokenize", {"tokens": ids}))["content"].endswith("The capital of France is")
     raises(openai.BadRequestError, lambda: c.completions.create(model="smol", prompt="a", suffix="b"), "suffix")
+    raises(openai.BadRequestError, lambda: c.completions.create(model="smol", prompt=["a", "b"], n=64), "128 answers")
     raises(openai.BadRequestError, lambda: c.completions.create(model="smol", prompt=[10 ** 8]), "prompt")
 
 
