@@ -11,6 +11,26 @@
 #include <time.h>
 #include <unistd.h>
 
+// Bytes of the UTF-8 character that text begins with; 0 if it begins with none.
+static int utf8_length(const uint8_t *s) {
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    int n = s[0] < 0x80 ? 1 : s[0] >> 5 == 6 ? 2 : s[0] >> 4 == 14 ? 3 : s[0] >> 3 == 30 ? 4 : 0;
+    uint32_t c = n > 1 ? s[0] & (0x7f >> n) : s[0];
+    for (int i = 1; i < n; i++) {
+        if (s[i] >> 6 != 2) return 0; // a NUL too
+        c = c << 6 | (s[i] & 0x3f);
+    }
+    return n && c >= least[n] && c < 0x110000 && c >> 11 != 0x1b ? n : 0;
+}
+
+void upg_mend_utf8(char *text) {
+    for (uint8_t *s = (uint8_t *)text; *s;) {
+        int n = utf8_length(s);
+        if (!n) *s = '?';
+        s += n ? n : 1;
+    }
+}
+
 int upg_fail(upg_error *e, const char *fmt, ...) {
     if (!e) return -1;
     va_list ap;
@@ -19,6 +39,7 @@ int upg_fail(upg_error *e, const char *fmt, ...) {
     va_end(ap);
     for (char *p = e->message; *p; p++)
         if ((unsigned char)*p < 32 || *p == 127) *p = '?';
+    upg_mend_utf8(e->message);
     return -1;
 }
 

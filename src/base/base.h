@@ -13,6 +13,9 @@
 // NULL.
 int upg_fail(upg_error *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+// Puts '?' for every byte that is no part of a UTF-8 character, as one is that was cut off where room ended.
+void upg_mend_utf8(char *text);
+
 // Memory. Each returns NULL with a message when the size overflows or memory is short; free() releases all but aligned
 // ones.
 void *upg_alloc(size_t count, size_t size, upg_error *e); // zeroed

@@ -227,6 +227,7 @@ static void answer(exchange *x, int status, const char *type, upg_buf *body) {
 static void answer_error(exchange *x, int status, const char *param, const char *fmt, va_list ap) {
     char message[1024], seconds[16];
     vsnprintf(message, sizeof message, fmt, ap);
+    upg_mend_utf8(message); // a path is whatever bytes, and long texts are cut
     if (status == 401) exchange_set_header(x, "WWW-Authenticate", "Bearer");
     if (status == 429 || status == 503) {
         snprintf(seconds, sizeof seconds, "%d", server_retry_after(x->http->server));

@@ -76,6 +76,8 @@ void generation_free(generation *g) {
     free(g->prompts);
     free(g->lengths);
     free(g->bias);
+    for (int i = 0; i < g->n_tools; i++) free(g->tool_names[i]);
+    free(g->tool_names);
     free(g->echoed);
     free(g->choices);
     free(g);
@@ -152,6 +154,19 @@ static void check_tool(params *p, yyjson_val *tool, const char *schema) {
         params_refuse(p, "tools", "tools: each is a function with a name; others are not supported");
 }
 
+static void keep_names(generation *g, params *p, yyjson_val *tools, const char *schema) {
+    yyjson_val *tool;
+    size_t i, n;
+    if (p->refused || !tools) return;
+    g->tool_names = upg_alloc(yyjson_arr_size(tools), sizeof *g->tool_names, NULL);
+    yyjson_arr_foreach(tools, i, n, tool) {
+        const char *name = yyjson_get_str(yyjson_obj_get(schema ? tool : yyjson_obj_get(tool, "function"), "name"));
+        char *copy = g->tool_names ? upg_strdup(name, strlen(name), NULL) : NULL;
+        if (copy) g->tool_names[g->n_tools++] = copy;
+        if (!copy) params_refuse(p, NULL, "out of memory");
+    }
+}
+
 char *generation_tools(generation *g, params *p, yyjson_val *tools, const char *schema, yyjson_val *extra) {
     const char *template = g->server->chat_template;
     yyjson_val *tool;
@@ -160,6 +175,7 @@ char *generation_tools(generation *g, params *p, yyjson_val *tools, const char *
     yyjson_arr_foreach(tools, i, n, tool) check_tool(p, tool, schema);
     if (tools && (!template || !strstr(template, "tools")))
         params_refuse(p, "tools", "tools: the chat template of %s has no words for them", g->model);
+    keep_names(g, p, tools, schema);
     if (p->refused || (!tools && !extra)) return NULL;
     yyjson_mut_doc *d = yyjson_mut_doc_new(NULL);
     yyjson_mut_val *root = d ? (extra ? yyjson_val_mut_copy(d, extra) : yyjson_mut_obj(d)) : NULL;
@@ -357,7 +373,7 @@ static upg_request *make_requests(generation *g) {
     g->n_choices = g->n_left = n;
     for (int i = 0; i < n; i++) {
         g->choices[i] = (choice){.g = g, .index = i, .prompt = i / g->n};
-        tool_parser_init(&g->choices[i].tools);
+        tool_parser_init(&g->choices[i].tools, (const char *const *)g->tool_names, g->n_tools);
         fill_request(g, &g->choices[i], &requests[i]);
     }
     return requests;

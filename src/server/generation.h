@@ -51,6 +51,8 @@ struct generation {
     const char *stops[UPG_MAX_STOPS];
     int n_stops, top_logprobs; // -1: none
     bool chat, stream, ignore_eos, tools;
+    char **tool_names; // [n_tools] owned
+    int n_tools;
     bool include_usage, echo; // OpenAI's
     bool chat_api;            // Ollama's: /api/chat
     char *echoed;             // what of the request the answer repeats: of the dialect, owned

@@ -199,6 +199,18 @@ static yyjson_mut_doc *new_messages(params *p, yyjson_mut_val **messages) {
     return d;
 }
 
+// Ollama's way to load a model: a request without anything to answer.
+static void reply_loaded(generation *g, params *p) {
+    const choice c = {.g = g};
+    upg_buf b = {0};
+    if (p->refused) return;
+    put_head(g, &b);
+    put_text(&c, "", 0, 0, 0, &b);
+    upg_buf_str(&b, ",\"done\":true,\"done_reason\":\"load\"}\n");
+    exchange_reply(p->x, 200, "application/json", &b);
+    p->refused = true; // it is answered
+}
+
 void ollama_chat(server *s, exchange *x) {
     params p;
     yyjson_mut_val *list;
@@ -207,7 +219,7 @@ void ollama_chat(server *s, exchange *x) {
     generation *g = start(s, x, &p, true);
     if (!g) return;
     yyjson_val *messages = params_array(&p, "messages");
-    if (!yyjson_arr_size(messages)) params_refuse(&p, "messages", "messages: an array of at least one is needed");
+    if (!yyjson_arr_size(messages)) reply_loaded(g, &p);
     char *options = generation_tools(g, &p, params_array(&p, "tools"), NULL, NULL);
     yyjson_mut_doc *d = new_messages(&p, &list);
     yyjson_arr_foreach(messages, i, n, m) if (list) add_message(&p, d, list, m);
@@ -226,7 +238,7 @@ static void read_prompt(generation *g, params *p) {
     params_none_of(p, names);
     params_bool(p, "raw", &raw);
     const char *prompt = params_string(p, "prompt"), *system = params_string(p, "system");
-    if (!prompt) params_refuse(p, "prompt", "prompt: a text is needed");
+    if (!prompt || !*prompt) reply_loaded(g, p);
     if (p->refused) return;
     if (raw || !g->server->chat) {
         generation_text(g, p, prompt, strlen(prompt));

@@ -11,8 +11,8 @@ static const struct {
 } markers[] = {{"<tool_call>", "</tool_call>"}, {"<|tool_call|>", "<|/tool_call|>"}, {"[TOOL_CALLS]", NULL}};
 enum { N_MARKERS = sizeof markers / sizeof *markers, BARE = N_MARKERS };
 
-void tool_parser_init(tool_parser *t) {
-    *t = (tool_parser){.marker = -1};
+void tool_parser_init(tool_parser *t, const char *const *names, int n_names) {
+    *t = (tool_parser){.marker = -1, .names = names, .n_names = n_names};
 }
 
 void tool_parser_free(tool_parser *t) {
@@ -27,16 +27,34 @@ void tool_parser_free(tool_parser *t) {
 
 // ---- What a call says ----
 
+static bool is_tool(const tool_parser *t, const char *name) {
+    for (int i = 0; i < t->n_names; i++)
+        if (!strcmp(name, t->names[i])) return true;
+    return false;
+}
+
+// Arguments as JSON, an object: of an object, of one written as text, or of nothing. NULL if they are something else.
+static char *arguments_of(yyjson_val *call) {
+    yyjson_val *a = yyjson_obj_get(call, "arguments");
+    if (!a) a = yyjson_obj_get(call, "parameters");
+    if (!a || yyjson_is_null(a)) return upg_strdup("{}", 2, NULL);
+    yyjson_doc *read =
+        yyjson_is_str(a) ? yyjson_read(yyjson_get_str(a), yyjson_get_len(a), YYJSON_READ_BIGNUM_AS_RAW) : NULL;
+    yyjson_val *object = read ? yyjson_doc_get_root(read) : a;
+    char *text = yyjson_is_obj(object) ? yyjson_val_write(object, 0, NULL) : NULL;
+    yyjson_doc_free(read);
+    return text;
+}
+
 static bool add_call(tool_parser *t, yyjson_val *v) {
     yyjson_val *f = yyjson_obj_get(v, "function");
     if (yyjson_is_obj(f)) v = f;
     const char *name = upg_json_string(yyjson_obj_get(v, "name"));
-    yyjson_val *a = yyjson_obj_get(v, "arguments");
-    if (!a) a = yyjson_obj_get(v, "parameters");
-    if (!name || !*name || !yyjson_is_obj(a) || t->n == CALLS_MAX) return false;
-    size_t n;
-    tool_call call = {.name = upg_strdup(name, strlen(name), NULL), .arguments = yyjson_val_write(a, 0, &n)};
-    tool_call *more = call.name && call.arguments ? upg_resize(t->calls, (size_t)t->n + 1, sizeof *more, NULL) : NULL;
+    if (!name || !*name || t->n == CALLS_MAX || (t->marker == BARE && !is_tool(t, name))) return false;
+    tool_call call = {.arguments = arguments_of(v)};
+    if (!call.arguments) return false;
+    call.name = upg_strdup(name, strlen(name), NULL);
+    tool_call *more = call.name ? upg_resize(t->calls, (size_t)t->n + 1, sizeof *more, NULL) : NULL;
     if (more) {
         t->calls = more;
         t->calls[t->n++] = call;

@@ -64,6 +64,7 @@ void exchange_error(exchange *x, int status, const char *param, const char *fmt,
     va_list args;
     va_start(args, fmt);
     vsnprintf(message, sizeof message, fmt, args);
+    upg_mend_utf8(message); // as exchange_error does
     va_end(args);
     x->dialect->error(&b, status, message, param);
     exchange_reply(x, status, "application/json", &b);
