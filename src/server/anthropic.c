@@ -292,10 +292,8 @@ static void read_prompt(generation *g, params *p) {
     if (thinking && (!type || strcmp(type, "disabled"))) params_refuse(p, "thinking", "thinking is not supported");
     bool wanted = tools_wanted(p);
     char *options = generation_tools(g, p, wanted ? tools : NULL, "input_schema", NULL);
-    yyjson_mut_doc *d = yyjson_mut_doc_new(NULL);
-    yyjson_mut_val *messages = d ? yyjson_mut_arr(d) : NULL;
-    if (!messages) params_refuse(p, NULL, "out of memory");
-    if (messages) yyjson_mut_doc_set_root(d, messages);
+    yyjson_mut_val *messages;
+    yyjson_mut_doc *d = generation_messages(p, &messages);
     if (messages) read_messages(p, d, messages);
     generation_chat(g, p, d, options);
     yyjson_mut_doc_free(d);

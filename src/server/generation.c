@@ -100,6 +100,14 @@ int generation_add_prompt(generation *g, int32_t *ids, size_t n, upg_error *e) {
 
 // ---- Prompts ----
 
+yyjson_mut_doc *generation_messages(params *p, yyjson_mut_val **messages) {
+    yyjson_mut_doc *d = yyjson_mut_doc_new(NULL);
+    *messages = d ? yyjson_mut_arr(d) : NULL;
+    if (*messages) yyjson_mut_doc_set_root(d, *messages);
+    if (!*messages) params_refuse(p, NULL, "out of memory");
+    return d;
+}
+
 void generation_chat(generation *g, params *p, yyjson_mut_doc *messages, const char *options) {
     upg_error e = {""};
     int32_t *ids;

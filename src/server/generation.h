@@ -77,7 +77,9 @@ int generation_add_prompt(generation *g, int32_t *ids, size_t n, upg_error *e); 
 // Takes g over, in any case. What p's strings are in is copied.
 void generation_start(generation *g, params *p);
 
-// What handlers share. messages: as upg_chat_tokens takes them; options: JSON, or NULL.
+// What handlers share. A document whose root is the array *messages; without memory both are NULL, and it is said.
+yyjson_mut_doc *generation_messages(params *p, yyjson_mut_val **messages);
+// messages: as upg_chat_tokens takes them; options: JSON, or NULL.
 void generation_chat(generation *g, params *p, yyjson_mut_doc *messages, const char *options);
 void generation_text(generation *g, params *p, const char *text, size_t n); // a plain prompt, after BOS
 // What the template is to know beside the messages: extra, an object or NULL, and tools, an array or NULL, which are

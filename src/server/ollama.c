@@ -191,14 +191,6 @@ static void add_message(params *p, yyjson_mut_doc *d, yyjson_mut_val *messages, 
     yyjson_mut_arr_append(messages, copy);
 }
 
-static yyjson_mut_doc *new_messages(params *p, yyjson_mut_val **messages) {
-    yyjson_mut_doc *d = yyjson_mut_doc_new(NULL);
-    *messages = d ? yyjson_mut_arr(d) : NULL;
-    if (*messages) yyjson_mut_doc_set_root(d, *messages);
-    if (!*messages) params_refuse(p, NULL, "out of memory");
-    return d;
-}
-
 // Ollama's way to load a model: a request without anything to answer.
 static void reply_loaded(generation *g, params *p) {
     const choice c = {.g = g};
@@ -221,7 +213,7 @@ void ollama_chat(server *s, exchange *x) {
     yyjson_val *messages = params_array(&p, "messages");
     if (!yyjson_arr_size(messages)) reply_loaded(g, &p);
     char *options = generation_tools(g, &p, params_array(&p, "tools"), NULL, NULL);
-    yyjson_mut_doc *d = new_messages(&p, &list);
+    yyjson_mut_doc *d = generation_messages(&p, &list);
     yyjson_arr_foreach(messages, i, n, m) if (list) add_message(&p, d, list, m);
     if (list) generation_chat(g, &p, d, options);
     yyjson_mut_doc_free(d);
@@ -244,7 +236,7 @@ static void read_prompt(generation *g, params *p) {
         generation_text(g, p, prompt, strlen(prompt));
         return;
     }
-    yyjson_mut_doc *d = new_messages(p, &list);
+    yyjson_mut_doc *d = generation_messages(p, &list);
     if (list && system) {
         m = yyjson_mut_arr_add_obj(d, list);
         yyjson_mut_obj_add_str(d, m, "role", "system");

@@ -161,10 +161,8 @@ static void read_messages(generation *g, params *p) {
     yyjson_val *tools = params_array(p, "tools");
     bool wanted = openai_tool_choice(p);
     char *options = generation_tools(g, p, wanted ? tools : NULL, NULL, params_object(p, "chat_template_kwargs"));
-    yyjson_mut_doc *d = yyjson_mut_doc_new(NULL);
-    yyjson_mut_val *list = d ? yyjson_mut_arr(d) : NULL;
-    if (!list) params_refuse(p, NULL, "out of memory");
-    if (list) yyjson_mut_doc_set_root(d, list);
+    yyjson_mut_val *list;
+    yyjson_mut_doc *d = generation_messages(p, &list);
     yyjson_arr_foreach(messages, i, n, m) openai_message(p, d, list, m);
     generation_chat(g, p, d, options);
     yyjson_mut_doc_free(d);

@@ -290,10 +290,8 @@ static void read_request(generation *g, params *p) {
     bool wanted = openai_tool_choice(p);
     char *options = generation_tools(g, p, wanted ? tools : NULL, "parameters", NULL);
     keep_settings(g, p, tools, wanted);
-    yyjson_mut_doc *d = yyjson_mut_doc_new(NULL);
-    yyjson_mut_val *messages = d ? yyjson_mut_arr(d) : NULL;
-    if (!messages) params_refuse(p, NULL, "out of memory");
-    if (messages) yyjson_mut_doc_set_root(d, messages);
+    yyjson_mut_val *messages;
+    yyjson_mut_doc *d = generation_messages(p, &messages);
     if (messages && instructions) add_text_message(d, messages, "system", instructions, strlen(instructions));
     if (messages) read_input(p, d, messages);
     generation_chat(g, p, d, options);

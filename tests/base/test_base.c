@@ -39,7 +39,7 @@ static void a_message_is_one_line(void **state) {
     assert_string_equal(e.message, "a?b?c?[31m? d??");
     upg_fail(&e, "%s", "a\xc3 \xff\xe2\x82 \xc0\x80\xed\xa0\x80 \xf0\x9f\x98\x80");
     assert_string_equal(e.message, "a? ??? ????? \xf0\x9f\x98\x80"); // what is not UTF-8 does not
-    upg_fail(&e, "%512s", "caf\xc3\xa9"); // cut in the middle of a character
+    upg_fail(&e, "%512s", "caf\xc3\xa9");                            // cut in the middle of a character
     assert_string_equal(e.message + 507, "caf?");
     upg_fail(&e, "%s", "caf\xc3\xa9"); // UTF-8 stays
     assert_string_equal(e.message, "caf\xc3\xa9");
