@@ -136,7 +136,7 @@ setup:
 	tools/setup.sh demo test bench fuzz
 demo: $B/upg
 	tools/demo.sh $B/upg
-test: $B/upg $(TESTS) $B/isa/logits
+test: $B/upg $B/libupg.so $(TESTS) $B/isa/logits
 	tests/run.sh $B
 bench: $B/upg $(BENCHES)
 	bench/run.sh $B
