@@ -31,6 +31,20 @@ ifneq ($(SAN),)
 CFLAGS     := -O1 -g
 BASE_FLAGS += -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer
 endif
+# NVIDIA's GPUs: the kernels are built where nvcc is (CUDA=0: not); the driver is loaded at run time.
+CUDA_HOME  ?= $(firstword $(wildcard /usr/local/cuda /usr/lib/cuda))
+NVCC       ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(CUDA_HOME)/bin/nvcc))
+CUDA       ?= $(if $(NVCC),1,0)
+CUDA_ARCHS ?= 75 80 86 89 90 100 120
+NVCC_FLAGS := -O3 -std=c++17 -fmad=false -ftz=true -prec-div=true -prec-sqrt=true -lineinfo -Isrc \
+  $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) \
+  -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+ifeq ($(CUDA),1)
+BASE_FLAGS += -DUPG_CUDA
+CUDA_OBJ   := $B/src/backend/cuda/kernels.o
+else
+OTHERS     += src/backend/cuda/%
+endif
 LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm -pthread
 CLI_LIBS := $(shell pkg-config --libs $(CLI_PKGS) 2>/dev/null)
 
@@ -53,9 +67,9 @@ endif
 SRC      := $(filter-out $(OTHERS),$(shell find src -name '*.c' -not -path 'src/cli/*' -not -path 'src/server/*'))
 SERVER_SRC := $(wildcard src/server/*.c)
 CLI_SRC  := $(wildcard src/cli/*.c)
-LIB_OBJ  := $(SRC:%.c=$B/%.o) $B/src/compress/default_text_data.o $B/third_party/yyjson/yyjson.o
+LIB_OBJ  := $(SRC:%.c=$B/%.o) $(CUDA_OBJ) $B/src/compress/default_text_data.o $B/third_party/yyjson/yyjson.o
 # As much of the library as can be built for another processor without the libraries behind it: tests/isa/test_isa.sh.
-ISA_OBJ  := $(filter $(addprefix $B/src/,base/% codec/% program/% arch/% backend/cpu/% backend/backend.o format/% engine/sample.o),$(SRC:%.c=$B/%.o)) $B/third_party/yyjson/yyjson.o
+ISA_OBJ  := $(filter $(addprefix $B/src/,base/% codec/% program/% arch/% backend/cpu/% backend/gpu/% backend/cuda/% backend/backend.o format/% engine/sample.o),$(SRC:%.c=$B/%.o)) $(CUDA_OBJ) $B/third_party/yyjson/yyjson.o
 SERVER_OBJ := $(SERVER_SRC:%.c=$B/%.o) $B/src/server/openapi_data.o
 CLI_OBJ  := $(CLI_SRC:%.c=$B/%.o) $B/src/cli/default_model.o
 TESTS    := $(patsubst %.c,$B/%,$(shell find tests -name 'test_*.c'))
@@ -83,6 +97,14 @@ $B/third_party/%.o: third_party/%.c
 	@mkdir -p $(@D)
 	$(if $V,,@echo "  CC   $@")
 	$Q$(CC) -O2 -g1 -fPIC -fvisibility=hidden $(if $(SAN),-fsanitize=$(SAN)) -fno-sanitize=undefined -c $< -o $@
+$B/src/backend/cuda/cuda.o: ISA_FLAGS = -I$(CUDA_HOME)/include
+$B/src/backend/cuda/kernels.fatbin: src/backend/cuda/kernels.cu $(wildcard src/backend/cuda/*.cuh src/kernels/*.h)
+	@mkdir -p $(@D)
+	$(if $V,,@echo "  NVCC $@")
+	$Q$(NVCC) -fatbin $(NVCC_FLAGS) $< -o $@
+$B/src/backend/cuda/kernels.o: src/backend/cuda/kernels.S $B/src/backend/cuda/kernels.fatbin
+	$(if $V,,@echo "  AS   $@")
+	$Q$(CC) -c -DFATBIN='"$B/src/backend/cuda/kernels.fatbin"' $< -o $@
 $B/%.o: %.S
 	@mkdir -p $(@D)
 	$(if $V,,@echo "  AS   $@")

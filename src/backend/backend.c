@@ -1,13 +1,69 @@
 // The table of backends, in order of preference.
 #include "backend/backend.h"
+#include "program/numbers.h"
+#include <stdlib.h>
 
-static const upg_backend_api *const backends[] = {&upg_backend_cpu, &upg_backend_fp32};
+static const upg_backend_api *const backends[] = {
+#ifdef UPG_CUDA
+    &upg_backend_cuda,
+#endif
+    &upg_backend_cpu, &upg_backend_fp32, &upg_backend_software};
+enum { N_BACKENDS = sizeof backends / sizeof *backends };
 
-const upg_backend_api *upg_backend_for(const upg_weights *source, upg_error *e) {
-    for (size_t i = 0; i < sizeof backends / sizeof *backends; i++)
-        if (backends[i]->accepts(source)) return backends[i];
+// The names that one may ask for.
+static int unknown(const char *device, upg_error *e) {
+    char names[128] = "auto";
+    for (size_t i = 0; i < N_BACKENDS; i++)
+        if (backends[i] != &upg_backend_fp32) {
+            strcat(names, ", ");
+            strcat(names, backends[i]->name);
+        }
+    return upg_fail(e, "device %s: unknown, or not a part of this build, which has %s", device, names);
+}
+
+static bool is_named(const upg_backend_api *api, const char *device) {
+    const size_t n = strcspn(device, ":"); // cuda:1
+    return !strncmp(device, api->name, n) && !api->name[n];
+}
+
+// By itself: the first that has room. What a GPU said is forgotten, the CPU's word counts.
+static upg_backend *first_with_room(const upg_program *program, const upg_backend_options *o, upg_error *e) {
+    for (size_t i = 0; i < N_BACKENDS; i++) {
+        const upg_backend_api *api = backends[i];
+        if (!api->accepts(program->source) || (api->present && !api->present())) continue;
+        upg_backend *b = api->create(program, o, e);
+        if (b || !api->present) return b;
+    }
     upg_fail(e, "no backend runs these weights");
     return NULL;
+}
+
+upg_backend *upg_backend_new(const upg_program *program, const upg_backend_options *options, upg_error *e) {
+    upg_backend_options o = *options;
+    if (!o.device) o.device = getenv("UPG_DEVICE");
+    if (!o.device || !*o.device || !program->source->compressed) o.device = "auto";
+    if (!strcmp(o.device, "auto")) return first_with_room(program, &o, e);
+    for (size_t i = 0; i < N_BACKENDS; i++)
+        if (is_named(backends[i], o.device) && backends[i]->accepts(program->source))
+            return backends[i]->create(program, &o, e);
+    unknown(o.device, e);
+    return NULL;
+}
+
+size_t upg_backend_kv_bytes(const upg_weights *source, const upg_config *c) {
+    return (source->compressed ? &upg_backend_cpu : &upg_backend_fp32)->kv_bytes(c);
+}
+
+size_t upg_kv_block_bytes(const upg_config *c) {
+    return (size_t)c->n_layers * (size_t)c->n_kv_heads * upg_kv_head_bytes(c->head_dim);
+}
+int upg_kv_check(const upg_config *c, const void *block, upg_error *e) {
+    const size_t head = upg_kv_head_bytes(c->head_dim), scales = 2 * UPG_KV_BLOCK * sizeof(float);
+    for (size_t at = head; at <= upg_kv_block_bytes(c); at += head)
+        for (size_t i = 0; i < scales; i += sizeof(float))
+            if (upg_le32((const uint8_t *)block + at - scales + i) >= UPG_GUARD_HIGH)
+                return upg_fail(e, "a scale in a block of the KV cache is not a positive number in range");
+    return 0;
 }
 
 int upg_batch_check(const upg_batch *batch, const upg_config *c, const upg_backend_options *options, upg_error *e) {

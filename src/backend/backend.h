@@ -12,6 +12,8 @@ typedef struct upg_backend_options {
     int n_blocks;    // KV blocks of 256 positions in the pool
     upg_pool *pool;  // threads, shared, outlives the backend
     const char *isa; // CPU path to force ("scalar", "avx2", ...), or NULL for the best
+    const char *device; // as upg_session_options has it
+    size_t gpu_bytes;   // the most memory of a GPU; 0: what is free
     double *seconds; // [n_ops] the time that each op of the program takes is added here; NULL: nothing is timed
 } upg_backend_options;
 
@@ -32,6 +34,7 @@ typedef struct upg_backend_api {
     bool inexact; // logits depend on how rows are batched
     // Whether this backend runs such weights (compressed or original ones).
     bool (*accepts)(const upg_weights *source);
+    bool (*present)(void); // whether "auto" tries it; NULL: it does
     upg_backend *(*create)(const upg_program *program, const upg_backend_options *options, upg_error *e);
     void (*destroy)(upg_backend *b);
     // Runs the program. Device trouble is an error; a row with values that are not finite only has its flag set.
@@ -54,6 +57,10 @@ struct upg_backend {
 
 extern const upg_backend_api upg_backend_cpu;  // exact integer inference of compressed weights
 extern const upg_backend_api upg_backend_fp32; // original weights in fp32, for reference
+#ifdef UPG_CUDA
+extern const upg_backend_api upg_backend_cuda; // NVIDIA's GPUs
+#endif
+extern const upg_backend_api upg_backend_software; // the GPUs' kernels on the CPU, for tests
 
 // Around op i of the program.
 static inline double upg_op_begin(const upg_backend_options *o) {
@@ -64,5 +71,14 @@ static inline void upg_op_end(const upg_backend_options *o, int i, double begin)
 }
 // Refuses a batch that does not fit the options or has tokens or positions out of range.
 int upg_batch_check(const upg_batch *batch, const upg_config *c, const upg_backend_options *options, upg_error *e);
-// The backend that runs such weights.
-const upg_backend_api *upg_backend_for(const upg_weights *source, upg_error *e);
+// A backend for the program on options->device, as upg_session_options has it.
+upg_backend *upg_backend_new(const upg_program *program, const upg_backend_options *options, upg_error *e);
+// Of a KV block, on whatever device the weights run.
+size_t upg_backend_kv_bytes(const upg_weights *source, const upg_config *c);
+
+// KV blocks of compressed weights are the same on all devices: one lies in one piece, layer by layer
+// (program/numbers.h).
+#define UPG_KV_LAYOUT "int8 tiles 1"
+size_t upg_kv_block_bytes(const upg_config *c);
+// What comes from outside may be anything: a scale must be one that quantise_head gives.
+int upg_kv_check(const upg_config *c, const void *block, upg_error *e);

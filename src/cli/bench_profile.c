@@ -11,8 +11,7 @@ int bench_profile_new(bench_profile *p, const upg_model *m, int n_threads, int m
     size_t rows = (size_t)max_rows, n_blocks = (size_t)(n_positions + UPG_KV_BLOCK - 1) / UPG_KV_BLOCK;
     *p = (bench_profile){.model = m, .max_rows = max_rows};
     upg_arena *a = &p->memory;
-    const upg_backend_api *api = upg_backend_for(&m->weights, e);
-    if (!api || !(p->seconds = upg_arena_take(a, (size_t)m->program->n_ops, sizeof *p->seconds, e)) ||
+    if (!(p->seconds = upg_arena_take(a, (size_t)m->program->n_ops, sizeof *p->seconds, e)) ||
         !(p->tokens = upg_arena_take(a, rows, sizeof *p->tokens, e)) ||
         !(p->positions = upg_arena_take(a, rows, sizeof *p->positions, e)) ||
         !(p->table = upg_arena_take(a, n_blocks, sizeof *p->table, e)) ||
@@ -27,7 +26,7 @@ int bench_profile_new(bench_profile *p, const upg_model *m, int n_threads, int m
                              .n_blocks = (int)n_blocks,
                              .pool = p->pool,
                              .seconds = p->seconds};
-    p->backend = api->create(m->program, &o, e);
+    p->backend = upg_backend_new(m->program, &o, e);
     return p->backend ? 0 : -1;
 }
 

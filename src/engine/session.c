@@ -50,9 +50,8 @@ static int reserve(upg_session *s, upg_error *e) {
     const upg_session_options *o = &s->options;
     size_t rows = (size_t)o->max_rows, seqs = (size_t)o->n_sequences;
     s->max_blocks = (o->context + UPG_KV_BLOCK - 1) / UPG_KV_BLOCK;
-    const upg_backend_api *api = upg_backend_for(&s->model->weights, e);
-    if (!api) return -1;
-    size_t n_entries = seqs * (size_t)s->max_blocks, block_bytes = api->kv_bytes(&s->model->config);
+    size_t n_entries = seqs * (size_t)s->max_blocks, 
+           block_bytes = upg_backend_kv_bytes(&s->model->weights, &s->model->config);
     size_t n_blocks = o->kv_bytes ? o->kv_bytes / block_bytes : n_entries;
     if (n_entries > INT32_MAX || n_blocks > INT32_MAX)
         return upg_fail(e, "%d sequences of %d positions are too many", o->n_sequences, o->context);
@@ -76,8 +75,10 @@ static int reserve(upg_session *s, upg_error *e) {
                              .max_logits = o->max_logits,
                              .n_positions = o->context,
                              .n_blocks = (int)n_blocks,
-                             .pool = s->pool};
-    s->backend = api->create(s->model->program, &b, e);
+                             .pool = s->pool,
+                             .device = o->device,
+                             .gpu_bytes = o->gpu_bytes};
+    s->backend = upg_backend_new(s->model->program, &b, e);
     return s->backend ? 0 : -1;
 }
 

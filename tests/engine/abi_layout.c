@@ -16,6 +16,8 @@ int main(void) {
     FIELD(upg_session_options, max_logits);
     FIELD(upg_session_options, pin);
     FIELD(upg_session_options, kv_bytes);
+    FIELD(upg_session_options, device);
+    FIELD(upg_session_options, gpu_bytes);
     STRUCT(upg_row);
     FIELD(upg_row, token);
     FIELD(upg_row, sequence);

@@ -1,6 +1,6 @@
 // Prints a hash of a compressed model's logits for every way of cutting a text into batches, and the instruction set on
 // standard error. It needs no library, so that it can be built for another processor and run under an emulator: what
-// it prints there must be what it prints here. usage: logits MODEL.upg TOKENS
+// it prints there must be what it prints here. usage: logits MODEL.upg TOKENS [DEVICE]
 #include "arch/arch.h"
 #include "backend/backend.h"
 #include "base/thread.h"
@@ -58,8 +58,8 @@ int main(int argc, char **argv) {
     upg_error e = {""};
     upg_file file;
     upg_weights weights;
-    run r = {.n = argc == 3 ? atoi(argv[2]) : 0};
-    if (r.n < 1 || r.n > MAX) return fprintf(stderr, "usage: logits MODEL.upg TOKENS\n"), 2;
+    run r = {.n = argc == 3 || argc == 4 ? atoi(argv[2]) : 0};
+    if (r.n < 1 || r.n > MAX) return fprintf(stderr, "usage: logits MODEL.upg TOKENS [DEVICE]\n"), 2;
     must(upg_file_open(&file, argv[1], &e), &e);
     must(upg_weights_open_memory(&weights, file.data, file.size, argv[1], &e), &e);
     must(upg_config_parse(&config, weights.config, NULL, &e), &e);
@@ -69,13 +69,14 @@ int main(int argc, char **argv) {
     upg_pool *pool = upg_pool_new(1, &e);
     if (!r.logits || !program || !pool) must(-1, &e);
     upg_backend_options options = {.max_rows = r.n, .max_logits = r.n, .n_positions = MAX, .n_blocks = 2, .pool = pool};
-    r.backend = upg_backend_cpu.create(program, &options, &e);
+    options.device = argc == 4 ? argv[3] : "cpu";
+    r.backend = upg_backend_new(program, &options, &e);
     if (!r.backend) must(-1, &e);
     fprintf(stderr, "%s\n", r.backend->api->path(r.backend));
     static const int chunks[] = {1, 3, 16};
     for (size_t i = 0; i < sizeof chunks / sizeof *chunks && chunks[i] < r.n; i++) print_hash(&r, chunks[i]);
     print_hash(&r, r.n);
-    upg_backend_cpu.destroy(r.backend);
+    r.backend->api->destroy(r.backend);
     upg_pool_free(pool);
     upg_program_free(program);
     upg_weights_close(&weights);

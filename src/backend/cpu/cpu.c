@@ -408,12 +408,8 @@ static size_t memory(const upg_backend *base) {
     return ((const cpu_backend *)base)->memory.bytes;
 }
 
-// A block lies in one piece, every layer of it.
-static size_t kv_bytes(const upg_config *c) {
-    return (size_t)c->n_layers * (size_t)c->n_kv_heads * upg_kv_head_bytes(c->head_dim);
-}
 static size_t block_bytes(const upg_backend *base) {
-    return kv_bytes(((const cpu_backend *)base)->program->config);
+    return upg_kv_block_bytes(((const cpu_backend *)base)->program->config);
 }
 static uint8_t *kv_block(const upg_backend *base, int32_t block) {
     return ((const cpu_backend *)base)->kv + (size_t)block * block_bytes(base);
@@ -423,14 +419,8 @@ static int kv_read(const upg_backend *base, int32_t block, void *to, upg_error *
     memcpy(to, kv_block(base, block), block_bytes(base));
     return 0;
 }
-// What comes from outside may be anything: a scale must be one that quantise_head gives.
 static int kv_write(upg_backend *base, int32_t block, const void *from, upg_error *e) {
-    const upg_config *c = ((cpu_backend *)base)->program->config;
-    const size_t head = upg_kv_head_bytes(c->head_dim), scales = 2 * UPG_KV_BLOCK * sizeof(float);
-    for (size_t at = head; at <= block_bytes(base); at += head)
-        for (size_t i = 0; i < scales; i += sizeof(float))
-            if (upg_le32((const uint8_t *)from + at - scales + i) >= UPG_GUARD_HIGH)
-                return upg_fail(e, "a scale in a block of the KV cache is not a positive number in range");
+    if (upg_kv_check(((cpu_backend *)base)->program->config, from, e)) return -1;
     memcpy(kv_block(base, block), from, block_bytes(base));
     return 0;
 }
@@ -449,8 +439,8 @@ const upg_backend_api upg_backend_cpu = {.name = "cpu",
                                          .flags = flags,
                                          .path = path,
                                          .memory = memory,
-                                         .kv_bytes = kv_bytes,
+                                         .kv_bytes = upg_kv_block_bytes,
                                          .kv_read = kv_read,
                                          .kv_write = kv_write,
                                          .kv_copy = kv_copy,
-                                         .kv_layout = "int8 tiles 1"};
+                                         .kv_layout = UPG_KV_LAYOUT};

@@ -1,0 +1,461 @@
+// CUDA through the driver API: libcuda.so.1 is loaded when it is first needed, and the kernels come with the program as
+// a fat binary. Trouble on the device is an error of the call that met it; a device that is lost gives errors from then
+// on, and the process goes on.
+#include "backend/cuda/cuda.h"
+#include "backend/gpu/device.h"
+#include <cuda.h>
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+extern const unsigned char upg_cuda_kernels[]; // kernels.S
+
+// ---- The driver ----
+
+#define DRIVER(X)                                                                                                      \
+    X(cuInit, "cuInit")                                                                                                \
+    X(cuGetErrorString, "cuGetErrorString")                                                                            \
+    X(cuDeviceGetCount, "cuDeviceGetCount")                                                                            \
+    X(cuDeviceGet, "cuDeviceGet")                                                                                      \
+    X(cuDeviceGetName, "cuDeviceGetName")                                                                              \
+    X(cuDeviceGetAttribute, "cuDeviceGetAttribute")                                                                    \
+    X(cuDevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain")                                                            \
+    X(cuDevicePrimaryCtxRelease, "cuDevicePrimaryCtxRelease_v2")                                                       \
+    X(cuCtxSetCurrent, "cuCtxSetCurrent")                                                                              \
+    X(cuModuleLoadData, "cuModuleLoadData")                                                                            \
+    X(cuModuleUnload, "cuModuleUnload")                                                                                \
+    X(cuModuleGetFunction, "cuModuleGetFunction")                                                                      \
+    X(cuFuncSetAttribute, "cuFuncSetAttribute")                                                                        \
+    X(cuMemAlloc, "cuMemAlloc_v2")                                                                                     \
+    X(cuMemFree, "cuMemFree_v2")                                                                                       \
+    X(cuMemGetInfo, "cuMemGetInfo_v2")                                                                                 \
+    X(cuMemHostRegister, "cuMemHostRegister_v2")                                                                       \
+    X(cuMemHostUnregister, "cuMemHostUnregister")                                                                      \
+    X(cuMemsetD8Async, "cuMemsetD8Async")                                                                              \
+    X(cuMemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2")                                                                       \
+    X(cuMemcpyDtoHAsync, "cuMemcpyDtoHAsync_v2")                                                                       \
+    X(cuMemcpyDtoDAsync, "cuMemcpyDtoDAsync_v2")                                                                       \
+    X(cuStreamCreate, "cuStreamCreate")                                                                                \
+    X(cuStreamDestroy, "cuStreamDestroy_v2")                                                                           \
+    X(cuStreamSynchronize, "cuStreamSynchronize")                                                                      \
+    X(cuStreamBeginCapture, "cuStreamBeginCapture_v2")                                                                 \
+    X(cuStreamEndCapture, "cuStreamEndCapture")                                                                        \
+    X(cuGraphInstantiate, "cuGraphInstantiateWithFlags")                                                               \
+    X(cuGraphLaunch, "cuGraphLaunch")                                                                                  \
+    X(cuGraphDestroy, "cuGraphDestroy")                                                                                \
+    X(cuGraphExecDestroy, "cuGraphExecDestroy")                                                                        \
+    X(cuLaunchKernel, "cuLaunchKernel")
+
+// cuda.h names some functions by macros of their newest versions: the types come before those.
+#undef cuGraphInstantiate
+#undef cuStreamBeginCapture
+static struct driver {
+    CUresult (*cuInit)(unsigned);
+    CUresult (*cuGetErrorString)(CUresult, const char **);
+    CUresult (*cuDeviceGetCount)(int *);
+    CUresult (*cuDeviceGet)(CUdevice *, int);
+    CUresult (*cuDeviceGetName)(char *, int, CUdevice);
+    CUresult (*cuDeviceGetAttribute)(int *, CUdevice_attribute, CUdevice);
+    CUresult (*cuDevicePrimaryCtxRetain)(CUcontext *, CUdevice);
+    CUresult (*cuDevicePrimaryCtxRelease)(CUdevice);
+    CUresult (*cuCtxSetCurrent)(CUcontext);
+    CUresult (*cuModuleLoadData)(CUmodule *, const void *);
+    CUresult (*cuModuleUnload)(CUmodule);
+    CUresult (*cuModuleGetFunction)(CUfunction *, CUmodule, const char *);
+    CUresult (*cuFuncSetAttribute)(CUfunction, CUfunction_attribute, int);
+    CUresult (*cuMemAlloc)(CUdeviceptr *, size_t);
+    CUresult (*cuMemFree)(CUdeviceptr);
+    CUresult (*cuMemGetInfo)(size_t *, size_t *);
+    CUresult (*cuMemHostRegister)(void *, size_t, unsigned);
+    CUresult (*cuMemHostUnregister)(void *);
+    CUresult (*cuMemsetD8Async)(CUdeviceptr, unsigned char, size_t, CUstream);
+    CUresult (*cuMemcpyHtoDAsync)(CUdeviceptr, const void *, size_t, CUstream);
+    CUresult (*cuMemcpyDtoHAsync)(void *, CUdeviceptr, size_t, CUstream);
+    CUresult (*cuMemcpyDtoDAsync)(CUdeviceptr, CUdeviceptr, size_t, CUstream);
+    CUresult (*cuStreamCreate)(CUstream *, unsigned);
+    CUresult (*cuStreamDestroy)(CUstream);
+    CUresult (*cuStreamSynchronize)(CUstream);
+    CUresult (*cuStreamBeginCapture)(CUstream, CUstreamCaptureMode);
+    CUresult (*cuStreamEndCapture)(CUstream, CUgraph *);
+    CUresult (*cuGraphInstantiate)(CUgraphExec *, CUgraph, unsigned long long);
+    CUresult (*cuGraphLaunch)(CUgraphExec, CUstream);
+    CUresult (*cuGraphDestroy)(CUgraph);
+    CUresult (*cuGraphExecDestroy)(CUgraphExec);
+    CUresult (*cuLaunchKernel)(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream,
+                               void **, void **);
+} cu;
+static char driver_problem[256]; // why there is no driver, or ""
+
+static void load_driver(void) {
+    void *lib = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL); // never closed
+    if (!lib) {
+        snprintf(driver_problem, sizeof driver_problem, "no NVIDIA driver: libcuda.so.1 cannot be loaded");
+        return;
+    }
+    static const struct {
+        void *to;
+        const char *name;
+    } all[] = {
+#define X(field, name) {&cu.field, name},
+        DRIVER(X)
+#undef X
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        void *f = dlsym(lib, all[i].name);
+        if (!f) {
+            snprintf(driver_problem, sizeof driver_problem, "the NVIDIA driver is too old: it has no %s", all[i].name);
+            return;
+        }
+        memcpy(all[i].to, &f, sizeof f);
+    }
+    const CUresult rc = cu.cuInit(0);
+    const char *why = NULL;
+    if (rc != CUDA_SUCCESS && cu.cuGetErrorString(rc, &why) != CUDA_SUCCESS) why = NULL;
+    if (rc != CUDA_SUCCESS)
+        snprintf(driver_problem, sizeof driver_problem, "the NVIDIA driver does not start: %s", why ? why : "no reason given");
+}
+
+static int have_driver(upg_error *e) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, load_driver);
+    return *driver_problem ? upg_fail(e, "%s", driver_problem) : 0;
+}
+
+// 0, or -1 with what the driver says. what: "to reserve memory".
+static int check(CUresult rc, const char *what, upg_error *e) {
+    if (rc == CUDA_SUCCESS) return 0;
+    const char *why = NULL;
+    if (cu.cuGetErrorString(rc, &why) != CUDA_SUCCESS || !why) why = "unknown error";
+    return upg_fail(e, "the GPU failed %s: %s (%d)", what, why, (int)rc);
+}
+
+// ---- Devices ----
+
+int upg_cuda_count(upg_error *e) {
+    int n;
+    if (have_driver(e) || check(cu.cuDeviceGetCount(&n), "to count devices", e)) return -1;
+    return n;
+}
+
+static int attribute(CUdevice d, CUdevice_attribute a) {
+    int v = 0;
+    return cu.cuDeviceGetAttribute(&v, a, d) == CUDA_SUCCESS ? v : 0;
+}
+
+static void describe(CUdevice d, upg_cuda_info *info) {
+    if (cu.cuDeviceGetName(info->name, sizeof info->name, d) != CUDA_SUCCESS) *info->name = 0;
+    info->major = attribute(d, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
+    info->minor = attribute(d, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+    info->processors = attribute(d, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
+    if (10 * info->major + info->minor < 75)
+        snprintf(info->problem, sizeof info->problem, "compute capability %d.%d; 7.5 is the least", info->major,
+                 info->minor);
+}
+
+// ---- A device that runs ----
+
+enum { MAX_GRAPHS = 128, MAX_N = 17, SPLIT_ROWS = 64, MAX_PINNED = 4 };
+static const size_t SUMS = (size_t)16 << 20; // bytes for the sums of split linear layers
+
+typedef struct graph {
+    uint64_t key, used;
+    CUgraphExec exec;
+} graph;
+
+typedef struct cuda_gpu {
+    upg_gpu base;
+    CUdevice device;
+    CUcontext context;
+    CUmodule module;
+    CUstream stream;
+    CUdeviceptr memory, sums, done;
+    upg_cuda_info info;
+    CUfunction kernels[UPG_GPU_KERNELS], reorder[MAX_N], gemv[MAX_N][3], tile[MAX_N][2];
+    graph graphs[MAX_GRAPHS];
+    uint64_t clock;
+    bool capturing;
+    void *pinned[MAX_PINNED];
+    int n_pinned;
+    size_t limit;
+} cuda_gpu;
+
+static const upg_gpu_api cuda_api;
+
+static int current(cuda_gpu *g, upg_error *e) {
+    return check(cu.cuCtxSetCurrent(g->context), "to make its context current", e);
+}
+
+static int find_kernels(cuda_gpu *g, upg_error *e) {
+    static const char *const names[] = {
+#define X(name, args) #name,
+        GPU_KERNELS(X)
+#undef X
+    };
+    for (int i = 0; i < UPG_GPU_KERNELS; i++)
+        if (check(cu.cuModuleGetFunction(&g->kernels[i], g->module, names[i]), "to find a kernel", e)) return -1;
+    if (g->info.major < 8) return 0;
+    static const int sizes[] = {4, 5, 6, 7, 8, 16}, rows[] = {1, 8, 16}, tiles[] = {32, 64};
+    char name[64];
+    for (int i = 0; i < 6; i++) {
+        const int n = sizes[i];
+        snprintf(name, sizeof name, "reorder_%d", n);
+        if (check(cu.cuModuleGetFunction(&g->reorder[n], g->module, name), "to find a kernel", e)) return -1;
+        for (int k = 0; k < 3; k++) {
+            snprintf(name, sizeof name, "gemv_%d_%d", n, rows[k]);
+            if (check(cu.cuModuleGetFunction(&g->gemv[n][k], g->module, name), "to find a kernel", e)) return -1;
+        }
+        for (int k = 0; k < 2; k++) {
+            snprintf(name, sizeof name, "tile_%d_%d", n, tiles[k]);
+            if (check(cu.cuModuleGetFunction(&g->tile[n][k], g->module, name), "to find a kernel", e)) return -1;
+        }
+    }
+    return 0;
+}
+
+static void close_device(upg_gpu *base) {
+    cuda_gpu *g = (cuda_gpu *)base;
+    if (g->context && cu.cuCtxSetCurrent(g->context) == CUDA_SUCCESS) {
+        if (g->stream) cu.cuStreamSynchronize(g->stream);
+        for (int i = 0; i < MAX_GRAPHS; i++)
+            if (g->graphs[i].exec) cu.cuGraphExecDestroy(g->graphs[i].exec);
+        for (int i = 0; i < g->n_pinned; i++) cu.cuMemHostUnregister(g->pinned[i]);
+        if (g->memory) cu.cuMemFree(g->memory);
+        if (g->sums) cu.cuMemFree(g->sums);
+        if (g->module) cu.cuModuleUnload(g->module);
+        if (g->stream) cu.cuStreamDestroy(g->stream);
+    }
+    if (g->context) cu.cuDevicePrimaryCtxRelease(g->device);
+    free(g);
+}
+
+static upg_gpu *open_device(const upg_backend_options *o, upg_error *e) {
+    const char *colon = o->device ? strchr(o->device, ':') : NULL;
+    const int index = colon ? atoi(colon + 1) : 0, n = upg_cuda_count(e);
+    if (n < 0) return NULL;
+    if (index < 0 || index >= n) {
+        upg_fail(e, n ? "there is no device cuda:%d; there are %d" : "there is no NVIDIA GPU", index, n);
+        return NULL;
+    }
+    cuda_gpu *g = upg_alloc(1, sizeof *g, e);
+    if (!g) return NULL;
+    g->base.api = &cuda_api;
+    g->limit = o->gpu_bytes;
+    if (!check(cu.cuDeviceGet(&g->device, index), "to open", e)) {
+        describe(g->device, &g->info);
+        if (*g->info.problem)
+            upg_fail(e, "device cuda:%d, %s: %s", index, g->info.name, g->info.problem);
+        else if (!check(cu.cuDevicePrimaryCtxRetain(&g->context, g->device), "to make a context", e) && !current(g, e) &&
+                 !check(cu.cuModuleLoadData(&g->module, upg_cuda_kernels), "to load its kernels", e) &&
+                 !check(cu.cuStreamCreate(&g->stream, CU_STREAM_NON_BLOCKING), "to make a stream", e) &&
+                 !find_kernels(g, e))
+            return &g->base;
+    }
+    close_device(&g->base);
+    return NULL;
+}
+
+static const char *device_path(const upg_gpu *g) {
+    return ((const cuda_gpu *)g)->info.name;
+}
+
+static int reserve(upg_gpu *base, size_t bytes, upg_gpu_address *at, upg_error *e) {
+    cuda_gpu *g = (cuda_gpu *)base;
+    size_t left, all;
+    if (current(g, e) || check(cu.cuMemGetInfo(&left, &all), "to say how much memory it has", e)) return -1;
+    const size_t needed = bytes + 2 * SUMS;
+    if (g->limit && g->limit < left) left = g->limit;
+    if (needed > left || cu.cuMemAlloc(&g->memory, bytes) != CUDA_SUCCESS)
+        return upg_fail(e, "%.2f GB of GPU memory are needed, and %.2f of %.2f GB are available on %s",
+                        (double)needed * 1e-9, (double)left * 1e-9, (double)all * 1e-9, g->info.name);
+    if (check(cu.cuMemAlloc(&g->sums, 2 * SUMS), "to reserve memory", e) ||
+        check(cu.cuMemsetD8Async(g->sums, 0, 2 * SUMS, g->stream), "to clear memory", e) ||
+        check(cu.cuMemsetD8Async(g->memory, 0, bytes, g->stream), "to clear memory", e))
+        return -1;
+    g->done = g->sums + SUMS;
+    *at = g->memory;
+    return 0;
+}
+
+static void pin(upg_gpu *base, void *p, size_t n) {
+    cuda_gpu *g = (cuda_gpu *)base;
+    if (g->n_pinned < MAX_PINNED && !current(g, NULL) && cu.cuMemHostRegister(p, n, 0) == CUDA_SUCCESS)
+        g->pinned[g->n_pinned++] = p;
+}
+
+static int write_memory(upg_gpu *base, upg_gpu_address to, const void *from, size_t n, upg_error *e) {
+    cuda_gpu *g = (cuda_gpu *)base;
+    return current(g, e) ? -1 : check(cu.cuMemcpyHtoDAsync(to, from, n, g->stream), "to take data", e);
+}
+static int finish(upg_gpu *base, upg_error *e) {
+    cuda_gpu *g = (cuda_gpu *)base;
+    return current(g, e) ? -1 : check(cu.cuStreamSynchronize(g->stream), "while it ran", e);
+}
+static int read_memory(upg_gpu *base, void *to, upg_gpu_address from, size_t n, upg_error *e) {
+    cuda_gpu *g = (cuda_gpu *)base;
+    return current(g, e) || check(cu.cuMemcpyDtoHAsync(to, from, n, g->stream), "to give data", e) ? -1 : finish(base, e);
+}
+static int copy_memory(upg_gpu *base, upg_gpu_address to, upg_gpu_address from, size_t n, upg_error *e) {
+    cuda_gpu *g = (cuda_gpu *)base;
+    return current(g, e) ? -1 : check(cu.cuMemcpyDtoDAsync(to, from, n, g->stream), "to copy data", e);
+}
+
+// ---- Kernels ----
+
+// A kernel met trouble: what was being recorded is dropped.
+static int stop(cuda_gpu *g) {
+    CUgraph recorded = NULL;
+    if (g->capturing && cu.cuStreamEndCapture(g->stream, &recorded) == CUDA_SUCCESS && recorded)
+        cu.cuGraphDestroy(recorded);
+    g->capturing = false;
+    return -1;
+}
+
+static int start(cuda_gpu *g, CUfunction f, const uint32_t groups[3], uint32_t threads, uint32_t shared, void **params,
+                 upg_error *e) {
+    const CUresult rc = cu.cuLaunchKernel(f, groups[0], groups[1], groups[2], threads, 1, 1, shared, g->stream, params, NULL);
+    return check(rc, "to start a kernel", e) ? stop(g) : 0;
+}
+
+static int launch(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
+    cuda_gpu *g = (cuda_gpu *)base;
+    CUdeviceptr weight = l->weight, work = l->work, kv = l->kv;
+    void *params[] = {&weight, &work, &kv, (void *)l->args};
+    return start(g, g->kernels[l->kernel], l->groups, l->kernel == UPG_GPU_kernel_rows ? 1024 : GROUP_LANES, 0, params, e);
+}
+
+// As mma_args of linear_mma.cuh.
+typedef struct mma_args {
+    gpu_linear_args linear;
+    CUdeviceptr sums, done;
+} mma_args;
+
+static int words_of(const gpu_matrix *w) {
+    return w->encoding == UPG_TRELLIS ? (int)w->s : w->encoding == UPG_INT8 ? 16 : 0;
+}
+
+static int reorder(upg_gpu *base, upg_gpu_matrix *m, size_t bytes, upg_gpu_address scratch, upg_error *e) {
+    cuda_gpu *g = (cuda_gpu *)base;
+    const int n = words_of(&m->args);
+    if (!n || m->args.b < 64 || g->info.major < 8 || getenv("UPG_CUDA_PLAIN")) return 0;
+    m->order = 1;
+    CUdeviceptr from = scratch, to = m->data;
+    uint32_t rows = m->args.rows, cols = m->args.cols, groups[3] = {(uint32_t)g->info.processors * 8, 1, 1};
+    void *params[] = {&from, &to, &rows, &cols};
+    return copy_memory(base, scratch, m->data, bytes, e) || start(g, g->reorder[n], groups, 256, 0, params, e) ? -1 : 0;
+}
+
+// How a single row's groups are cut: warps of a block, and parts that blocks take. A multiprocessor has time for its
+// blocks one after another; the least work on the fullest one wins.
+static bool cut(const cuda_gpu *g, uint32_t pairs, uint32_t groups, uint32_t most, size_t shared_a_group, uint32_t *warps,
+                uint32_t *parts) {
+    const uint32_t processors = (uint32_t)g->info.processors;
+    double best = 1e30;
+    for (uint32_t p = 1; p <= groups && p <= most; p++)
+        for (uint32_t w = 2; w <= 16; w++) {
+            const uint32_t of_block = (groups + p - 1) / p, rounds = (of_block + w - 1) / w,
+                           blocks = (pairs * p + processors - 1) / processors;
+            if (of_block * shared_a_group > 44 << 10) continue;
+            const double cost = blocks * (w * rounds + 1.5 + (p > 1 ? 1 : 0)) + rounds * 4;
+            if (cost < best) {
+                best = cost;
+                *warps = w;
+                *parts = p;
+            }
+        }
+    return best < 1e30;
+}
+
+static int linear(upg_gpu *base, const upg_gpu_matrix *m, const upg_gpu_launch *l, upg_error *e) {
+    cuda_gpu *g = (cuda_gpu *)base;
+    const int n = words_of(&m->args);
+    if (!m->order) return 1;
+    mma_args a = {.sums = g->sums, .done = g->done};
+    memcpy(&a.linear, l->args, sizeof a.linear);
+    const uint32_t rows = a.linear.n_rows, pairs = (m->args.rows + 31) / 32, groups = m->args.cols / m->args.b;
+    CUdeviceptr weight = l->weight, work = l->work;
+    void *params[] = {&weight, &work, &a};
+    if (rows <= 16) {
+        uint32_t warps = 4, parts = 1;
+        const uint32_t most = (size_t)rows * pairs * 128 <= SUMS ? 16 : 1;
+        const bool single = rows == 1 && n != 16 && cut(g, pairs, groups, most, 2 * m->args.b, &warps, &parts);
+        if (!single) cut(g, pairs, groups, most, 0, &warps, &parts);
+        const uint32_t grid[3] = {pairs, parts, 1}, size = single ? 1 : rows <= 8 ? 8 : 16,
+                       shared = size * 128 + (single ? (groups + parts - 1) / parts * m->args.b * 2 : 0);
+        return start(g, g->gemv[n][size / 8], grid, warps * 32, shared, params, e);
+    }
+    const uint32_t size = rows <= 32 ? 32 : 64, tiles = (rows + size - 1) / size, bands = (pairs + 7) / 8;
+    uint32_t parts = 1;
+    if (rows <= SPLIT_ROWS && (size_t)rows * pairs * 32 * 4 <= SUMS)
+        while (parts * 2 <= groups && tiles * bands * parts < (uint32_t)g->info.processors) parts *= 2;
+    const uint32_t grid[3] = {tiles, bands, parts};
+    return start(g, g->tile[n][size / 64], grid, 256, 0, params, e);
+}
+
+// ---- Graphs ----
+
+static int begin(upg_gpu *base, uint64_t key, upg_error *e) {
+    cuda_gpu *g = (cuda_gpu *)base;
+    if (current(g, e)) return -1;
+    for (int i = 0; i < MAX_GRAPHS; i++)
+        if (g->graphs[i].exec && g->graphs[i].key == key) {
+            g->graphs[i].used = ++g->clock;
+            return check(cu.cuGraphLaunch(g->graphs[i].exec, g->stream), "to start a graph", e) ? -1 : 1;
+        }
+    if (check(cu.cuStreamBeginCapture(g->stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "to record a graph", e)) return -1;
+    g->capturing = true;
+    return 0;
+}
+
+static int end(upg_gpu *base, uint64_t key, upg_error *e) {
+    cuda_gpu *g = (cuda_gpu *)base;
+    CUgraph recorded = NULL;
+    g->capturing = false;
+    if (check(cu.cuStreamEndCapture(g->stream, &recorded), "to record a graph", e)) return -1;
+    graph *to = &g->graphs[0];
+    for (int i = 1; i < MAX_GRAPHS; i++)
+        if (g->graphs[i].used < to->used) to = &g->graphs[i];
+    if (to->exec) cu.cuGraphExecDestroy(to->exec);
+    *to = (graph){.key = key, .used = ++g->clock};
+    const CUresult rc = cu.cuGraphInstantiate(&to->exec, recorded, 0);
+    cu.cuGraphDestroy(recorded);
+    if (rc != CUDA_SUCCESS) to->exec = NULL;
+    return check(rc, "to make a graph", e) || check(cu.cuGraphLaunch(to->exec, g->stream), "to start a graph", e) ? -1 : 0;
+}
+
+static const upg_gpu_api cuda_api = {.name = "cuda",
+                                     .open = open_device,
+                                     .close = close_device,
+                                     .path = device_path,
+                                     .reserve = reserve,
+                                     .pin = pin,
+                                     .write = write_memory,
+                                     .read = read_memory,
+                                     .copy = copy_memory,
+                                     .launch = launch,
+                                     .linear = linear,
+                                     .reorder = reorder,
+                                     .begin = begin,
+                                     .end = end};
+
+static bool present(void) {
+    return upg_cuda_count(NULL) > 0;
+}
+static upg_backend *create(const upg_program *program, const upg_backend_options *options, upg_error *e) {
+    return upg_gpu_create(&upg_backend_cuda, &cuda_api, program, options, e);
+}
+const upg_backend_api upg_backend_cuda = UPG_GPU_BACKEND("cuda", present, create);
+
+int upg_cuda_describe(int device, upg_cuda_info *info, upg_error *e) {
+    CUdevice d;
+    *info = (upg_cuda_info){0};
+    if (have_driver(e) || check(cu.cuDeviceGet(&d, device), "to open", e)) return -1;
+    describe(d, info);
+    CUcontext context;
+    if (check(cu.cuDevicePrimaryCtxRetain(&context, d), "to make a context", e)) return -1;
+    int rc = check(cu.cuCtxSetCurrent(context), "to make its context current", e);
+    if (!rc) rc = check(cu.cuMemGetInfo(&info->free_bytes, &info->bytes), "to say how much memory it has", e);
+    cu.cuDevicePrimaryCtxRelease(d);
+    return rc;
+}

@@ -1,0 +1,340 @@
+// Linear layers on tensor cores (mma.sync m16n8k32, from sm_80 on): section 4, steps 3 and 4, for trellis and int8
+// matrices whose groups are 64 columns or more.
+//
+// Order of a matrix ("fragments"). A unit is 32 rows (two bands) by 64 columns: eight tiles, 2048 weights, what a warp
+// turns into operands of eight products. Units follow one another along the columns, then the rows. In a unit, lane
+// 4*g + t holds rows 4*(g%4)..+3 of the tile in band g/4 and column step t: 32 windows of a tile, which are S whole words
+// of it; the 16 bits behind them are in the first word of the lane of the next four rows. int8: 16 words, four a row.
+// Words lie so that a lane's loads are as wide as they can be: a part of 16 bytes a lane, 8, 4.
+//
+// A product's row g is the first (third) and row g+8 the second (fourth) of a lane's rows, its column a row of the
+// batch, and where a column of the matrix stands in its 32 is whatever suits: both operands agree.
+#pragma once
+#include "kernels/args.h"
+#include "kernels/port.h"
+
+enum { UNIT_ROWS = 32, UNIT_COLS = 64 };
+
+typedef struct mma_args {
+    gpu_linear_args linear;
+    int32_t *sums;  // split: [batch rows][rows of w padded to 32], zeros before and after
+    uint32_t *done; // split: [row tiles][bands], zeros before and after
+} mma_args;
+
+// ---- Words of a lane ----
+
+template <int N> FN void load_words(const uint32_t *unit, uint32_t *w) {
+    const uint32_t lane = threadIdx.x % 32;
+    constexpr int fours = N / 4;
+#pragma unroll
+    for (int i = 0; i < fours; i++) {
+        const uint4 v = __ldcs((const uint4 *)unit + i * 32 + lane);
+        w[4 * i] = v.x, w[4 * i + 1] = v.y, w[4 * i + 2] = v.z, w[4 * i + 3] = v.w;
+    }
+    if (N % 4 >= 2) {
+        const uint2 v = __ldcs((const uint2 *)(unit + fours * 128) + lane);
+        w[4 * fours] = v.x, w[4 * fours + 1] = v.y;
+    }
+    if (N % 2) w[N - 1] = __ldcs(unit + (N - 1) * 32 + lane);
+}
+// Where word i of a lane lies in its unit.
+template <int N> FN uint32_t word_at(uint32_t lane, uint32_t i) {
+    if (i < N / 4 * 4) return i / 4 * 128 + lane * 4 + i % 4;
+    const uint32_t from = N / 4 * 4;
+    return N % 4 >= 2 && i < from + 2 ? from * 32 + lane * 2 + (i - from) : (N - 1) * 32 + lane;
+}
+
+// File order to fragments. A thread a word.
+template <int N> FN void reorder(const uint32_t *from, uint32_t *to, uint32_t rows, uint32_t cols) {
+    const uint32_t units = cols / UNIT_COLS, bands = (rows + 15) / 16;
+    const uint64_t n = (uint64_t)((rows + 31) / 32) * units * 32 * N;
+    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {
+        const uint32_t word = (uint32_t)(i % N), lane = (uint32_t)(i / N % 32), g = lane / 4, t = lane % 4;
+        const uint64_t unit = i / N / 32;
+        const uint32_t band = (uint32_t)(unit / units) * 2 + g / 4, step = (uint32_t)(unit % units) * 4 + t,
+                       sb = band / 16, nb = bands - sb * 16 < 16 ? bands - sb * 16 : 16;
+        uint32_t v = N == 16 ? 0x7f7f7f7f : 0;
+        if (band < bands)
+            v = from[((uint64_t)sb * (cols / 16) * 16 + (uint64_t)step * nb) * (4 * N) +
+                     (uint64_t)(g % 4 * N + word) * nb + band % 16];
+        to[unit * 32 * N + word_at<N>(lane, word)] = v;
+    }
+}
+
+// ---- Weights ----
+
+// Window i of a lane's 32, in w[0..S].
+template <int S> FN uint32_t window(const uint32_t *w, int i) {
+    const int k = S * i / 32, shift = S * i % 32;
+    if (shift == 16) return w[k] >> 16;
+    if (shift > 16) return __funnelshift_r(w[k], w[k + 1], shift) & 0xffff;
+    return (w[k] << (16 - shift)) >> 16;
+}
+// The four 7-bit fields of a window's two weights.
+template <int S> FN uint32_t fields(const uint32_t *w, int i) {
+    return window<S>(w, i) * 0x517be2a9u & 0x7f7f7f7f;
+}
+// Weights + 127 of row r 0..3, columns 4*quad..+3 of the lane's step.
+template <int N> FN uint32_t weights(const uint32_t *w, int r, int quad) {
+    if (N == 16) return w[r * 4 + quad];
+    const uint32_t a = fields<N>(w, 8 * r + 2 * quad) * 0x10001u, b = fields<N>(w, 8 * r + 2 * quad + 1) * 0x10001u;
+    return __byte_perm(a, b, 0x7632);
+}
+
+FN void mma(int32_t *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// The lane whose first word follows this one's last.
+FN uint32_t following() {
+    const uint32_t lane = threadIdx.x % 32, g = lane / 4;
+    return ((g & 4) | ((g + 1) & 3)) * 4 + lane % 4;
+}
+
+// What is added to a group's dot product before the shift.
+FN int32_t offset_of(int32_t q_sum, uint32_t d) {
+    return ((1 << d) >> 1) - 127 * q_sum;
+}
+
+// Four rows of the matrix from `row`, of one row of the batch.
+FN void write_four(const mma_args *a, const uint8_t *weight, float *work, uint32_t batch_row, uint32_t row, const int32_t *acc) {
+    const float m = work[a->linear.x.m + batch_row] * 0x1.020408p-7f, *scale = (const float *)weight + a->linear.w.scale;
+    float *y = work + a->linear.y + (uint64_t)batch_row * a->linear.y_stride;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        if (row + i < a->linear.w.rows) y[row + i] = (float)acc[i] * (scale[row + i] * m);
+}
+
+// Adds up a split block's sums, and lets the last one of a place write them. sums: [batch rows of the tile][32 * n]
+// of this block, in shared memory or not; each thread gives four rows of a batch row at a time through `get`.
+FN bool last_of(uint32_t *done, uint32_t parts) {
+    __shared__ uint32_t last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = atomicAdd(done, 1) == parts - 1;
+        if (last) *done = 0;
+    }
+    __syncthreads();
+    __threadfence();
+    return last;
+}
+
+// ---- One to sixteen rows: a block is 32 rows of the matrix, its warps take groups ----
+
+// ROWS: 1, or 8 * NT.
+template <int N, int ROWS> FN void gemv(const uint8_t *weight, float *work, const mma_args *a) {
+    constexpr int NT = (ROWS + 7) / 8;
+    constexpr bool single = ROWS == 1 && N != 16;
+    extern __shared__ __align__(16) uint32_t shared[];
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, g = lane / 4, t = lane % 4,
+                   pair = blockIdx.x, part = blockIdx.y, parts = gridDim.y, cols = a->linear.w.cols, b = a->linear.w.b,
+                   groups = cols / b, first = part * groups / parts, end = (part + 1) * groups / parts,
+                   units = b / UNIT_COLS;
+    const uint32_t *q = (const uint32_t *)work + a->linear.x.q, *d = (const uint32_t *)work + a->linear.x.d;
+    const int32_t *q_sum = (const int32_t *)work + a->linear.x.q_sum;
+    int32_t *red = (int32_t *)shared; // [ROWS][32]
+    uint32_t *x = shared + ROWS * 32; // single: [columns / 2] the inputs in pairs, {x0, x1, x0, x1}
+    const uint32_t *w_all = (const uint32_t *)weight + (uint64_t)pair * (cols / UNIT_COLS) * (32 * N);
+
+    uint32_t w[4][N + 1];
+    const uint32_t mine = first + warp;
+    if (mine < end)
+#pragma unroll
+        for (int c = 0; c < 4; c++)
+            if (c < units) load_words<N>(w_all + (uint64_t)(mine * units + c) * (32 * N), w[c]);
+    for (uint32_t i = threadIdx.x; i < ROWS * 32; i += blockDim.x) red[i] = 0;
+    if (single)
+        for (uint32_t i = threadIdx.x; i < (end - first) * b / 4; i += blockDim.x) {
+            const uint32_t v = q[first * b / 4 + i];
+            x[2 * i] = __byte_perm(v, 0, 0x1010);
+            x[2 * i + 1] = __byte_perm(v, 0, 0x3232);
+        }
+    __syncthreads();
+    int32_t total[NT][2][4];
+#pragma unroll
+    for (int i = 0; i < NT * 8; i++) total[i / 8][i / 4 % 2][i % 4] = 0;
+    for (uint32_t group = mine; group < end; group += warps) {
+        int32_t c[NT][2][4];
+        uint32_t shift[NT][2];
+#pragma unroll
+        for (int nt = 0; nt < NT; nt++)
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                const uint32_t at = (single ? 0 : nt * 8 + 2 * t + k) * groups + group;
+                shift[nt][k] = d[at];
+                c[nt][0][k] = c[nt][0][k + 2] = c[nt][1][k] = c[nt][1][k + 2] = offset_of(q_sum[at], shift[nt][k]);
+            }
+#pragma unroll
+        for (int u = 0; u < 4; u++) {
+            if (u >= units) break;
+            if (N != 16) w[u][N] = __shfl_sync(~0u, w[u][0], following());
+            if (single) {
+                const uint4 *at = (const uint4 *)(x + ((group - first) * b + u * UNIT_COLS + t * 16) / 2);
+                const uint4 b01 = at[0], b23 = at[1];
+                const uint32_t bs[8] = {b01.x, b01.y, b01.z, b01.w, b23.x, b23.y, b23.z, b23.w};
+#pragma unroll
+                for (int m = 0; m < 4; m++)
+#pragma unroll
+                    for (int set = 0; set < 2; set++) {
+                        const int r = 16 * set + 2 * m;
+                        mma(c[0][set], fields<N>(w[u], r), fields<N>(w[u], r + 8), fields<N>(w[u], r + 1),
+                            fields<N>(w[u], r + 9), bs[2 * m], bs[2 * m + 1]);
+                    }
+            } else {
+                uint4 xs[NT];
+#pragma unroll
+                for (int nt = 0; nt < NT; nt++)
+                    xs[nt] = *(const uint4 *)(q + ((uint64_t)(nt * 8 + g) * cols + group * b + u * UNIT_COLS + t * 16) / 4);
+#pragma unroll
+                for (int m = 0; m < 2; m++)
+#pragma unroll
+                    for (int set = 0; set < 2; set++) {
+                        const uint32_t a0 = weights<N>(w[u], 2 * set, 2 * m), a1 = weights<N>(w[u], 2 * set + 1, 2 * m),
+                                       a2 = weights<N>(w[u], 2 * set, 2 * m + 1),
+                                       a3 = weights<N>(w[u], 2 * set + 1, 2 * m + 1);
+#pragma unroll
+                        for (int nt = 0; nt < NT; nt++)
+                            mma(c[nt][set], a0, a1, a2, a3, m ? xs[nt].z : xs[nt].x, m ? xs[nt].w : xs[nt].y);
+                    }
+            }
+            if (group + warps < end)
+                load_words<N>(w_all + (uint64_t)((group + warps) * units + u) * (32 * N), w[u]);
+        }
+#pragma unroll
+        for (int nt = 0; nt < NT; nt++)
+#pragma unroll
+            for (int i = 0; i < 8; i++) total[nt][i / 4][i % 4] += c[nt][i / 4][i % 4] >> shift[nt][i % 2];
+    }
+    // Row of the 32: 4*g + r, as bands, then fours, are in order. r: 2*set + i/2.
+    if (mine < end)
+#pragma unroll
+        for (int nt = 0; nt < NT; nt++)
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const uint32_t n = nt * 8 + 2 * t + i % 2;
+                if (n < ROWS) atomicAdd(&red[n * 32 + g * 4 + i / 4 * 2 + i % 4 / 2], total[nt][i / 4][i % 4]);
+            }
+    __syncthreads();
+    const uint32_t rows = a->linear.n_rows, stride = (a->linear.w.rows + 31) / 32 * 32;
+    if (parts > 1) {
+        for (uint32_t i = threadIdx.x; i < rows * 32; i += blockDim.x)
+            atomicAdd(a->sums + (uint64_t)(i / 32) * stride + pair * 32 + i % 32, red[i]);
+        if (!last_of(a->done + pair, parts)) return;
+        for (uint32_t i = threadIdx.x; i < rows * 32; i += blockDim.x) {
+            int32_t *at = a->sums + (uint64_t)(i / 32) * stride + pair * 32 + i % 32;
+            red[i] = __ldcg(at);
+            *at = 0;
+        }
+        __syncthreads();
+    }
+    for (uint32_t i = threadIdx.x; i < rows * 8; i += blockDim.x)
+        write_four(a, weight, work, i / 8, pair * 32 + i % 8 * 4, red + i * 4);
+}
+
+// ---- More rows: a block is 256 rows of the matrix by 8 * NT of the batch, a warp 32 by all of them ----
+
+FN void copy_async(void *to, const void *from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from));
+}
+
+template <int N, int NT> FN void tile(const uint8_t *weight, float *work, const mma_args *a) {
+    constexpr int ROWS = 8 * NT, STRIDE = 320;
+    __shared__ __align__(16) uint8_t x[2][ROWS * STRIDE];
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, row0 = blockIdx.x * ROWS,
+                   cols = a->linear.w.cols, b = a->linear.w.b, groups = cols / b, units = b / UNIT_COLS,
+                   pairs = (a->linear.w.rows + 31) / 32, part = blockIdx.z, parts = gridDim.z,
+                   first = part * groups / parts, end = (part + 1) * groups / parts;
+    const uint32_t pair = blockIdx.y * 8 + warp < pairs ? blockIdx.y * 8 + warp : pairs - 1;
+    const uint8_t *q = (const uint8_t *)(work + a->linear.x.q) + (uint64_t)row0 * cols;
+    const uint32_t *d = (const uint32_t *)work + a->linear.x.d + row0 * groups;
+    const int32_t *q_sum = (const int32_t *)work + a->linear.x.q_sum + row0 * groups;
+    const uint32_t *w_all = (const uint32_t *)weight + (uint64_t)pair * (cols / UNIT_COLS) * (32 * N);
+
+    auto stage = [&](uint32_t group, uint32_t buffer) {
+        const uint32_t pieces = b / 16;
+        for (uint32_t i = threadIdx.x; i < ROWS * pieces; i += blockDim.x)
+            copy_async(&x[buffer][i / pieces * STRIDE + i % pieces * 16],
+                       q + (uint64_t)(i / pieces) * cols + group * b + i % pieces * 16);
+        asm volatile("cp.async.commit_group;");
+    };
+    uint32_t w[4][N + 1];
+    stage(first, 0);
+#pragma unroll
+    for (int u = 0; u < 4; u++)
+        if (u < units) load_words<N>(w_all + (uint64_t)(first * units + u) * (32 * N), w[u]);
+    int32_t total[NT][2][4];
+#pragma unroll
+    for (int i = 0; i < NT * 8; i++) total[i / 8][i / 4 % 2][i % 4] = 0;
+    for (uint32_t group = first; group < end; group++) {
+        const uint32_t buffer = (group - first) % 2;
+        if (group + 1 < end)
+            stage(group + 1, buffer ^ 1);
+        else
+            asm volatile("cp.async.commit_group;");
+        asm volatile("cp.async.wait_group 1;");
+        __syncthreads();
+        int32_t c[NT][2][4];
+        uint32_t shift[NT][2];
+#pragma unroll
+        for (int nt = 0; nt < NT; nt++)
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                const uint32_t at = (nt * 8 + 2 * t + k) * groups + group;
+                shift[nt][k] = d[at];
+                c[nt][0][k] = c[nt][0][k + 2] = c[nt][1][k] = c[nt][1][k + 2] = offset_of(q_sum[at], shift[nt][k]);
+            }
+#pragma unroll
+        for (int u = 0; u < 4; u++) {
+            if (u >= units) break;
+            if (N != 16) w[u][N] = __shfl_sync(~0u, w[u][0], following());
+            uint32_t v[16];
+#pragma unroll
+            for (int i = 0; i < 16; i++) v[i] = weights<N>(w[u], i / 4, i % 4);
+            if (group + 1 < end) load_words<N>(w_all + (uint64_t)((group + 1) * units + u) * (32 * N), w[u]);
+#pragma unroll
+            for (int nt = 0; nt < NT; nt++) {
+                const uint4 xs = *(const uint4 *)&x[buffer][(nt * 8 + g) * STRIDE + u * UNIT_COLS + t * 16];
+                mma(c[nt][0], v[0], v[4], v[1], v[5], xs.x, xs.y);
+                mma(c[nt][1], v[8], v[12], v[9], v[13], xs.x, xs.y);
+                mma(c[nt][0], v[2], v[6], v[3], v[7], xs.z, xs.w);
+                mma(c[nt][1], v[10], v[14], v[11], v[15], xs.z, xs.w);
+            }
+        }
+#pragma unroll
+        for (int nt = 0; nt < NT; nt++)
+#pragma unroll
+            for (int i = 0; i < 8; i++) total[nt][i / 4][i % 4] += c[nt][i / 4][i % 4] >> shift[nt][i % 2];
+        __syncthreads();
+    }
+    const bool mine = blockIdx.y * 8 + warp < pairs;
+    const uint32_t stride = pairs * 32, row = pair * 32 + g * 4;
+    if (parts > 1) {
+#pragma unroll
+        for (int nt = 0; nt < NT; nt++)
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const uint32_t n = row0 + nt * 8 + 2 * t + i % 2;
+                if (mine && n < a->linear.n_rows)
+                    atomicAdd(a->sums + (uint64_t)n * stride + row + i / 4 * 2 + i % 4 / 2, total[nt][i / 4][i % 4]);
+            }
+        if (!last_of(a->done + blockIdx.x * gridDim.y + blockIdx.y, parts)) return;
+    }
+#pragma unroll
+    for (int nt = 0; nt < NT; nt++)
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            const uint32_t n = row0 + nt * 8 + 2 * t + k;
+            if (!mine || n >= a->linear.n_rows) continue;
+            int32_t acc[4] = {total[nt][0][k], total[nt][0][k + 2], total[nt][1][k], total[nt][1][k + 2]};
+            if (parts > 1)
+                for (int i = 0; i < 4; i++) {
+                    int32_t *at = a->sums + (uint64_t)n * stride + row + i;
+                    acc[i] = __ldcg(at);
+                    *at = 0;
+                }
+            write_four(a, weight, work, n, row, acc);
+        }
+}

@@ -1,0 +1,470 @@
+// Programs on a GPU: where everything lies in the device's memory, and which kernels a batch takes. The device itself
+// is behind device.h.
+//
+// All tensors stay on the device: a run writes the batch (tokens, positions, block tables) and reads flags and the
+// wanted logits. Memory is one allocation, made when the backend is: work, weights, KV cache.
+#include "backend/gpu/device.h"
+#include "program/numbers.h"
+#include <math.h>
+#include <stdlib.h>
+
+enum {
+    SPLIT_ROWS = 64, // attention of at most so many rows is split by blocks of keys
+    GRAPH_ROWS = 64, // runs of at most so many rows are kept as graphs
+    ALIGN = 256
+};
+
+typedef struct gpu_backend {
+    upg_backend base;
+    const upg_gpu_api *api;
+    upg_gpu *gpu;
+    const upg_program *program;
+    upg_backend_options options;
+    upg_arena host;
+    size_t bytes;                        // reserved on the device
+    upg_gpu_address work, kv;            // of the device
+    uint32_t words;                      // of work memory, while it is laid out
+    bool too_large;                      // more words than an offset counts
+    uint32_t *buffers;                   // [n_buffers] offsets of [max_rows][width]
+    uint32_t *vectors;                   // [n_weights] offsets of norms and biases
+    upg_gpu_matrix *matrices, *embedded; // [n_weights]: as LINEAR reads them, and as EMBED does
+    uint32_t batch_words, tables;        // written before a run: the batch, the block tables last
+    uint32_t result_words;
+    uint32_t max_blocks;                 // of a row's table
+    gpu_rows_args rows;                  // what does not change
+    gpu_attention_args attention;
+    uint32_t *staged;  // [batch_words] the batch on the host
+    uint32_t *results; // what a run reads: flags, and behind them logits [max_logits][vocab_size]
+    uint8_t *flags;
+    // The run in progress
+    uint32_t n_rows, n_wanted, n_blocks, staged_words;
+    bool gathered;
+} gpu_backend;
+
+bool upg_gpu_accepts(const upg_weights *source) {
+    return source->compressed;
+}
+
+// ---- Memory ----
+
+// Words of work memory, 256-byte aligned.
+static uint32_t take(gpu_backend *b, size_t words) {
+    const size_t unit = ALIGN / 4, at = b->words, next = at + (words + unit - 1) / unit * unit;
+    if (next > UINT32_MAX - unit || next < at) b->too_large = true;
+    b->words = b->too_large ? 0 : (uint32_t)next;
+    return (uint32_t)at;
+}
+
+static void lay_out_batch(gpu_backend *b) {
+    const size_t rows = (size_t)b->options.max_rows;
+    gpu_batch *t = &b->rows.batch;
+    t->header = take(b, 4);
+    t->tokens = take(b, rows);
+    t->positions = take(b, rows);
+    t->table = take(b, rows);
+    t->wanted = take(b, (size_t)b->options.max_logits);
+    t->spans = take(b, rows + 1);
+    b->max_blocks = (uint32_t)((b->options.n_positions + UPG_KV_BLOCK - 1) / UPG_KV_BLOCK);
+    b->tables = take(b, rows * b->max_blocks);
+    b->batch_words = b->words;
+}
+
+static void lay_out_heads(gpu_backend *b, const upg_config *c) {
+    const size_t rows = (size_t)b->options.max_rows, table = (size_t)b->options.n_positions * (size_t)c->rotary_dim / 2;
+    gpu_heads *h = &b->rows.heads;
+    h->n_heads = (uint32_t)c->n_heads;
+    h->n_kv_heads = (uint32_t)c->n_kv_heads;
+    h->head_dim = (uint32_t)c->head_dim;
+    h->D = (uint32_t)upg_pad16(c->head_dim);
+    h->b = (uint32_t)upg_block(c->head_dim);
+    h->rotary = (uint32_t)c->rotary_dim;
+    h->cosine = take(b, table);
+    h->sine = take(b, table);
+    h->q = take(b, rows * h->n_heads * h->D / 4);
+    h->q_scale = take(b, rows * h->n_heads);
+    h->kv_stride = (uint32_t)(upg_gpu_kv_bytes(c) / 16);
+
+    gpu_attention_args *a = &b->attention;
+    const uint32_t per_kv = h->n_heads / h->n_kv_heads;
+    a->batch = b->rows.batch;
+    a->heads_a_group = per_kv < GPU_QUERIES ? per_kv : GPU_QUERIES;
+    a->parts = (per_kv + a->heads_a_group - 1) / a->heads_a_group;
+    a->c = (float)(1.0 / (sqrt((double)c->head_dim) * upg_block(c->head_dim)));
+    a->partial = take(b, (rows < SPLIT_ROWS ? rows : SPLIT_ROWS) * h->n_heads * b->max_blocks * (h->head_dim + 2));
+}
+
+static void lay_out_rows(gpu_backend *b, const upg_config *c) {
+    const upg_program *p = b->program;
+    const size_t rows = ((size_t)b->options.max_rows + 63) / 64 * 64, n = (size_t)upg_pad16(p->max_inputs),
+                 hidden = (size_t)upg_pad16(c->hidden_size), heads = (size_t)c->n_heads + 2 * (size_t)c->n_kv_heads;
+    gpu_rows_args *a = &b->rows;
+    a->quantised.q = take(b, rows * n / 4);
+    a->quantised.d = take(b, rows * n / 16);
+    a->quantised.q_sum = take(b, rows * n / 16);
+    a->quantised.m = take(b, rows);
+    a->sign = take(b, n);
+    size_t scratch = n + n / 8, of_heads = heads * ((size_t)(c->head_dim + 15) / 16 + 1);
+    if (scratch < of_heads) scratch = of_heads;
+    if (scratch < hidden) scratch = hidden;
+    a->per_scratch = (uint32_t)scratch;
+    a->scratch = take(b, (size_t)b->options.max_rows * scratch);
+    a->eps = c->rms_eps;
+    for (int i = 0; i < p->n_buffers; i++)
+        if (i != p->logits) b->buffers[i] = take(b, (size_t)b->options.max_rows * (size_t)p->widths[i]);
+    b->rows.batch.flags = take(b, (size_t)b->options.max_rows);
+    b->buffers[p->logits] = take(b, (size_t)b->options.max_logits * (size_t)p->widths[p->logits]);
+    b->result_words = b->words - b->rows.batch.flags;
+    for (int i = 0; i < p->n_weights; i++)
+        if (p->weights[i]->rows == 1) b->vectors[i] = take(b, (size_t)p->weights[i]->cols);
+}
+
+static size_t aligned(size_t bytes) {
+    return (bytes + ALIGN - 1) / ALIGN * ALIGN;
+}
+// Of a matrix's codes on the device, which may be put into an order of whole pairs of bands, and 64 readable bytes.
+static size_t code_bytes(const upg_tensor *t) {
+    const size_t bands = ((size_t)t->rows + 15) / 16;
+    return aligned(t->bytes / bands * (bands + bands % 2) + 64);
+}
+static size_t matrix_bytes(const upg_tensor *t) {
+    return code_bytes(t) + aligned((size_t)t->rows * sizeof(float));
+}
+
+// Which weights are read how: a tied head is, in two orders.
+static void find_uses(const gpu_backend *b, bool *embedded, bool *multiplied) {
+    for (int i = 0; i < b->program->n_ops; i++) {
+        const upg_op *op = &b->program->ops[i];
+        if (op->kind == UPG_OP_EMBED) embedded[op->weight] = true;
+        if (op->kind == UPG_OP_LINEAR) multiplied[op->weight] = true;
+    }
+}
+
+static int write_matrix(gpu_backend *b, const upg_tensor *t, upg_gpu_address at, upg_gpu_matrix *m, upg_error *e) {
+    const size_t scales = code_bytes(t);
+    if (scales / 4 > UINT32_MAX) return upg_fail(e, "tensor %s: too large for a GPU", t->name);
+    const uint32_t n = (uint32_t)upg_pad16(t->cols);
+    *m = (upg_gpu_matrix){.data = at,
+                          .args = {.encoding = (uint32_t)t->encoding,
+                                   .s = (uint32_t)t->s,
+                                   .rows = (uint32_t)t->rows,
+                                   .cols = n,
+                                   .b = (uint32_t)upg_block(n),
+                                   .scale = (uint32_t)(scales / 4)}};
+    return b->api->write(b->gpu, at, t->data, t->bytes, e) ||
+                   b->api->write(b->gpu, at + scales, t->scale, (size_t)t->rows * sizeof(float), e)
+               ? -1
+               : 0;
+}
+
+static int write_weights(gpu_backend *b, upg_gpu_address at, upg_gpu_address scratch, const bool *embedded,
+                         const bool *multiplied, upg_error *e) {
+    const upg_program *p = b->program;
+    for (int i = 0; i < p->n_weights; i++) {
+        const upg_tensor *t = p->weights[i];
+        if (embedded[i]) {
+            if (write_matrix(b, t, at, &b->embedded[i], e)) return -1;
+            b->rows.embedding = b->embedded[i].args;
+            at += matrix_bytes(t);
+        }
+        if (!multiplied[i]) continue;
+        if (write_matrix(b, t, at, &b->matrices[i], e) ||
+            (b->api->reorder && b->api->reorder(b->gpu, &b->matrices[i], t->bytes, scratch, e)))
+            return -1;
+        at += matrix_bytes(t);
+    }
+    return 0;
+}
+
+// The tables and vectors of the work memory.
+static int write_constants(gpu_backend *b, upg_error *e) {
+    const upg_config *c = b->program->config;
+    const size_t n = (size_t)upg_pad16(b->program->max_inputs),
+                 table = (size_t)b->options.n_positions * (size_t)c->rotary_dim / 2;
+    size_t most = n > table ? n : table;
+    for (int i = 0; i < b->program->n_weights; i++)
+        if (b->program->weights[i]->rows == 1 && (size_t)b->program->weights[i]->cols > most)
+            most = (size_t)b->program->weights[i]->cols;
+    float *v = upg_alloc(2 * most, sizeof *v, e);
+    if (!v) return -1;
+    upg_rope_tables(c, b->options.n_positions, v, v + most);
+    int rc = b->api->write(b->gpu, b->work + 4 * (uint64_t)b->rows.heads.cosine, v, table * sizeof *v, e) ||
+             b->api->write(b->gpu, b->work + 4 * (uint64_t)b->rows.heads.sine, v + most, table * sizeof *v, e);
+    for (size_t i = 0; i < n; i++) v[i] = upg_float(upg_sign(b->program->source->rotation_seed, i));
+    rc = rc || b->api->write(b->gpu, b->work + 4 * (uint64_t)b->rows.sign, v, n * sizeof *v, e);
+    for (int i = 0; i < b->program->n_weights && !rc; i++) {
+        const upg_tensor *t = b->program->weights[i];
+        if (t->rows != 1) continue;
+        upg_tensor_floats(t, 0, t->cols, v);
+        for (int64_t j = 0; j < t->cols && !rc; j++)
+            if (!isfinite(v[j]))
+                rc = upg_fail(e, "tensor %s: element %lld is not finite", t->name, (long long)j);
+        rc = rc || b->api->write(b->gpu, b->work + 4 * (uint64_t)b->vectors[i], v, (size_t)t->cols * sizeof *v, e);
+    }
+    free(v);
+    return rc ? -1 : 0;
+}
+
+static int reserve(gpu_backend *b, upg_error *e) {
+    const upg_program *p = b->program;
+    const upg_config *c = p->config;
+    size_t weights = 0, largest = 0, n = (size_t)p->n_weights;
+    bool *embedded = upg_arena_take(&b->host, n, 1, e), *multiplied = upg_arena_take(&b->host, n, 1, e);
+    if (!embedded || !multiplied || !(b->buffers = upg_arena_take(&b->host, (size_t)p->n_buffers, 4, e)) ||
+        !(b->vectors = upg_arena_take(&b->host, n, 4, e)) ||
+        !(b->matrices = upg_arena_take(&b->host, n, sizeof *b->matrices, e)) ||
+        !(b->embedded = upg_arena_take(&b->host, n, sizeof *b->embedded, e)))
+        return -1;
+    find_uses(b, embedded, multiplied);
+    for (size_t i = 0; i < n; i++) {
+        const size_t bytes = matrix_bytes(p->weights[i]);
+        weights += bytes * ((size_t)embedded[i] + (size_t)multiplied[i]); // norms are part of the work
+        if (multiplied[i] && b->api->reorder && bytes > largest) largest = bytes;
+    }
+    lay_out_batch(b);
+    lay_out_heads(b, c);
+    lay_out_rows(b, c);
+    b->attention.heads = b->rows.heads;
+    if (b->too_large) return upg_fail(e, "%d rows of a batch are too many for a GPU", b->options.max_rows);
+    const size_t rows = (size_t)b->options.max_rows,
+                 kv = (size_t)b->options.n_blocks * upg_gpu_kv_bytes(c), work = (size_t)b->words * 4;
+    if (!(b->staged = upg_arena_take(&b->host, b->batch_words, 4, e)) ||
+        !(b->results = upg_arena_take(&b->host, b->result_words, 4, e)) ||
+        !(b->flags = upg_arena_take(&b->host, rows, 1, e)))
+        return -1;
+    if (b->api->pin) b->api->pin(b->gpu, b->staged, (size_t)b->batch_words * 4);
+    if (b->api->pin) b->api->pin(b->gpu, b->results, (size_t)b->result_words * 4);
+    // The scratch of reordering is the KV cache's memory.
+    const size_t last = aligned(kv) > largest ? aligned(kv) : largest;
+    b->bytes = work + weights + last;
+    if (b->api->reserve(b->gpu, b->bytes, &b->work, e)) return -1;
+    b->kv = b->work + work + weights;
+    return write_constants(b, e) || write_weights(b, b->work + work, b->kv, embedded, multiplied, e) ? -1 : 0;
+}
+
+upg_backend *upg_gpu_create(const upg_backend_api *backend, const upg_gpu_api *device, const upg_program *program,
+                            const upg_backend_options *options, upg_error *e) {
+    gpu_backend *b = upg_alloc(1, sizeof *b, e);
+    if (!b) return NULL;
+    b->base.api = backend;
+    b->api = device;
+    b->program = program;
+    b->options = *options;
+    b->gpu = device->open(options, e);
+    if (b->gpu && !reserve(b, e)) return &b->base;
+    upg_gpu_destroy(&b->base);
+    return NULL;
+}
+
+void upg_gpu_destroy(upg_backend *base) {
+    gpu_backend *b = (gpu_backend *)base;
+    if (!b) return;
+    if (b->gpu) b->api->close(b->gpu); // before what it has pinned
+    upg_arena_free(&b->host);
+    free(b);
+}
+
+// ---- Running ----
+
+static void stage_batch(gpu_backend *b, const upg_batch *batch) {
+    const gpu_batch *t = &b->rows.batch;
+    uint32_t *s = b->staged, n_spans = 0, n_tables = 0, blocks = 1;
+    const uint32_t n = (uint32_t)batch->n_rows, most = GPU_QUERIES / b->attention.heads_a_group;
+    b->n_rows = n;
+    b->n_wanted = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        s[t->tokens + i] = (uint32_t)batch->tokens[i];
+        s[t->positions + i] = (uint32_t)batch->positions[i];
+        if (batch->wants[i]) s[t->wanted + b->n_wanted++] = i;
+        const bool same = i && batch->blocks[i] == batch->blocks[i - 1];
+        if (!same || batch->positions[i] != batch->positions[i - 1] + 1 || i - s[t->spans + n_spans - 1] == most)
+            s[t->spans + n_spans++] = i;
+        const uint32_t used = (uint32_t)batch->positions[i] / UPG_KV_BLOCK + 1;
+        if (used > blocks) blocks = used;
+        if (!same) n_tables++;
+        const uint32_t table = b->tables + (n_tables - 1) * b->max_blocks;
+        s[t->table + i] = table;
+        memcpy(s + table, batch->blocks[i], used * sizeof *s); // rows of a sequence go up: the last has it all
+    }
+    s[t->spans + n_spans] = n;
+    s[t->header] = n;
+    s[t->header + 1] = b->n_wanted;
+    s[t->header + 2] = n_spans;
+    b->n_blocks = 1;
+    while (b->n_blocks < blocks) b->n_blocks *= 2;
+    if (b->n_blocks > b->max_blocks) b->n_blocks = b->max_blocks;
+    b->staged_words = b->tables + n_tables * b->max_blocks;
+}
+
+static gpu_row_op row_op(const gpu_backend *b, const upg_op *op) {
+    const int *widths = b->program->widths;
+    gpu_row_op r = {.kind = (uint32_t)op->kind, .n = (uint32_t)op->n, .count = (uint32_t)op->count};
+    r.in = b->buffers[op->in];
+    r.out = b->buffers[op->out] + (uint32_t)op->out_col;
+    r.in_stride = (uint32_t)widths[op->in];
+    r.out_stride = (uint32_t)widths[op->out];
+    if (op->weight >= 0 && op->kind != UPG_OP_EMBED) r.vector = b->vectors[op->weight];
+    r.gathered = b->gathered;
+    r.rotated = op->kind == UPG_OP_EMBED ? !b->program->weights[op->weight]->unrotated : !op->unrotated;
+    return r;
+}
+
+static int launch_rows(gpu_backend *b, const gpu_rows_args *a, upg_gpu_address weight, upg_error *e) {
+    upg_gpu_launch l = {.kernel = UPG_GPU_kernel_rows, .groups = {b->n_rows, 1, 1}, .weight = weight, .work = b->work};
+    l.kv = b->kv;
+    l.args = a;
+    l.args_bytes = sizeof *a;
+    return b->api->launch(b->gpu, &l, e);
+}
+
+static bool is_row_op(upg_op_kind kind) {
+    return kind != UPG_OP_LINEAR && kind != UPG_OP_ATTENTION;
+}
+
+// ops[i] and the row ops that follow it, as one launch. Returns the op after them, or -1.
+static int run_rows(gpu_backend *b, int i, upg_error *e) {
+    const upg_program *p = b->program;
+    gpu_rows_args a = b->rows;
+    upg_gpu_address weight = 0;
+    a.n_ops = 0;
+    do {
+        const upg_op *op = &p->ops[i];
+        if (op->kind == UPG_OP_GATHER) {
+            b->gathered = true;
+            b->n_rows = b->n_wanted;
+        }
+        if (op->kind == UPG_OP_EMBED) weight = b->embedded[op->weight].data;
+        if (op->kind == UPG_OP_KV)
+            a.heads.kv_layer = (uint32_t)((size_t)op->layer * a.heads.kv_stride / (size_t)p->config->n_layers);
+        a.ops[a.n_ops++] = row_op(b, op);
+        i++;
+    } while (i < p->n_ops && is_row_op(p->ops[i].kind) && p->ops[i].kind != UPG_OP_GATHER && a.n_ops < GPU_ROW_OPS &&
+             !b->options.seconds);
+    return !b->n_rows || !launch_rows(b, &a, weight, e) ? i : -1;
+}
+
+static int run_linear(gpu_backend *b, const upg_op *op, upg_error *e) {
+    const upg_gpu_matrix *m = &b->matrices[op->weight];
+    gpu_linear_args a = {.w = m->args,
+                         .x = b->rows.quantised,
+                         .y = b->buffers[op->out] + (uint32_t)op->out_col,
+                         .y_stride = (uint32_t)b->program->widths[op->out],
+                         .n_rows = b->n_rows};
+    upg_gpu_launch l = {.kernel = UPG_GPU_kernel_linear,
+                        .groups = {(m->args.rows + 255) / 256, (b->n_rows + GPU_LINEAR_ROWS - 1) / GPU_LINEAR_ROWS, 1},
+                        .weight = m->data,
+                        .work = b->work,
+                        .args = &a,
+                        .args_bytes = sizeof a};
+    if (b->api->linear) {
+        const int rc = b->api->linear(b->gpu, m, &l, e);
+        if (rc <= 0) return rc;
+    }
+    return b->api->launch(b->gpu, &l, e);
+}
+
+static int run_attention(gpu_backend *b, const upg_op *op, upg_error *e) {
+    gpu_attention_args a = b->attention;
+    const bool split = b->n_rows <= SPLIT_ROWS;
+    a.out = b->buffers[op->out];
+    a.out_stride = (uint32_t)b->program->widths[op->out];
+    a.window = (uint32_t)op->window;
+    a.heads.kv_layer = (uint32_t)((size_t)op->layer * a.heads.kv_stride / (size_t)b->program->config->n_layers);
+    a.n_blocks = split ? b->n_blocks : 0;
+    upg_gpu_launch l = {.kernel = UPG_GPU_kernel_attention,
+                        .groups = {b->n_rows, a.heads.n_kv_heads * a.parts, split ? b->n_blocks : 1},
+                        .work = b->work,
+                        .kv = b->kv,
+                        .args = &a,
+                        .args_bytes = sizeof a};
+    if (b->api->launch(b->gpu, &l, e)) return -1;
+    if (!split) return 0;
+    l.kernel = UPG_GPU_kernel_join;
+    l.groups[1] = a.heads.n_heads;
+    l.groups[2] = 1;
+    return b->api->launch(b->gpu, &l, e);
+}
+
+// Waits for what runs, to time it.
+static int wait(gpu_backend *b, upg_error *e) {
+    return b->options.seconds ? b->api->read(b->gpu, b->results, b->work, 4, e) : 0;
+}
+
+static int run_ops(gpu_backend *b, upg_error *e) {
+    const upg_program *p = b->program;
+    b->gathered = false;
+    for (int i = 0, next; i < p->n_ops && b->n_rows; i = next) {
+        const double begin = upg_op_begin(&b->options);
+        const upg_op *op = &p->ops[i];
+        next = i + 1;
+        if (op->kind == UPG_OP_LINEAR ? run_linear(b, op, e)
+                                      : op->kind == UPG_OP_ATTENTION ? run_attention(b, op, e)
+                                                                     : (next = run_rows(b, i, e)) < 0)
+            return -1;
+        if (wait(b, e)) return -1;
+        upg_op_end(&b->options, i, begin);
+    }
+    if (!b->n_rows) return 0;
+    gpu_rows_args a = b->rows;
+    const uint32_t vocab = (uint32_t)p->config->vocab_size;
+    a.n_ops = 1;
+    a.ops[0] = (gpu_row_op){.kind = GPU_CHECK, .in = b->buffers[p->logits], .in_stride = vocab, .n = vocab, .gathered = 1};
+    return launch_rows(b, &a, 0, e);
+}
+
+int upg_gpu_run(upg_backend *base, const upg_batch *batch, upg_error *e) {
+    gpu_backend *b = (gpu_backend *)base;
+    if (upg_batch_check(batch, b->program->config, &b->options, e)) return -1;
+    stage_batch(b, batch);
+    if (b->api->write(b->gpu, b->work, b->staged, (size_t)b->staged_words * 4, e)) return -1;
+    const uint64_t key = (uint64_t)b->n_rows << 40 | (uint64_t)b->n_wanted << 20 | b->n_blocks;
+    const bool keep = b->api->begin && b->n_rows <= GRAPH_ROWS && !b->options.seconds;
+    int begun = keep ? b->api->begin(b->gpu, key, e) : 0;
+    if (begun < 0) return -1;
+    if (!begun && (run_ops(b, e) || (keep && b->api->end(b->gpu, key, e)))) return -1;
+    const size_t vocab = (size_t)b->program->config->vocab_size, rows = (size_t)batch->n_rows;
+    const uint32_t from = b->rows.batch.flags, before = b->buffers[b->program->logits] - from;
+    if (b->api->read(b->gpu, b->results, b->work + 4 * (uint64_t)from,
+                     (b->n_wanted ? before + b->n_wanted * vocab : rows) * 4, e))
+        return -1;
+    for (size_t i = 0; i < rows; i++) b->flags[i] = b->results[i] != 0;
+    return 0;
+}
+
+const float *upg_gpu_logits(const upg_backend *base, int i) {
+    const gpu_backend *b = (const gpu_backend *)base;
+    const uint32_t before = b->buffers[b->program->logits] - b->rows.batch.flags;
+    return (const float *)(const void *)(b->results + before) + (size_t)i * (size_t)b->program->config->vocab_size;
+}
+const uint8_t *upg_gpu_flags(const upg_backend *base) {
+    return ((const gpu_backend *)base)->flags;
+}
+const char *upg_gpu_path(const upg_backend *base) {
+    const gpu_backend *b = (const gpu_backend *)base;
+    return b->api->path(b->gpu);
+}
+size_t upg_gpu_memory(const upg_backend *base) {
+    const gpu_backend *b = (const gpu_backend *)base;
+    return b->bytes + b->host.bytes;
+}
+
+// ---- The KV cache: blocks lie as the CPU's do ----
+
+size_t upg_gpu_kv_bytes(const upg_config *c) {
+    return upg_kv_block_bytes(c);
+}
+static upg_gpu_address kv_block(const gpu_backend *b, int32_t block) {
+    return b->kv + (uint64_t)block * upg_kv_block_bytes(b->program->config);
+}
+int upg_gpu_kv_read(const upg_backend *base, int32_t block, void *to, upg_error *e) {
+    const gpu_backend *b = (const gpu_backend *)base;
+    return b->api->read(b->gpu, to, kv_block(b, block), upg_kv_block_bytes(b->program->config), e);
+}
+int upg_gpu_kv_write(upg_backend *base, int32_t block, const void *from, upg_error *e) {
+    const gpu_backend *b = (const gpu_backend *)base;
+    if (upg_kv_check(b->program->config, from, e)) return -1;
+    return b->api->write(b->gpu, kv_block(b, block), from, upg_kv_block_bytes(b->program->config), e);
+}
+int upg_gpu_kv_copy(upg_backend *base, int32_t from, int32_t to, upg_error *e) {
+    const gpu_backend *b = (const gpu_backend *)base;
+    return b->api->copy(b->gpu, kv_block(b, to), kv_block(b, from), upg_kv_block_bytes(b->program->config), e);
+}

@@ -1,0 +1,103 @@
+// A GPU in software: the host build of the kernels, its groups run by the thread pool. It is how the kernels are tested
+// where there is no GPU, and slow.
+#include "backend/gpu/device.h"
+#include "kernels/kernels.h"
+#include <stdlib.h>
+#include <string.h>
+
+typedef void kernel_fn(const uint32_t *group, uint8_t *weight, uint8_t *work, uint8_t *kv, const void *args);
+// clang-format off
+#define X(name, args)                                                                                                  \
+    static void run_##name(const uint32_t *group, uint8_t *weight, uint8_t *work, uint8_t *kv, const void *a) {        \
+        name(group, weight, work, kv, a);                                                                              \
+    }
+GPU_KERNELS(X)
+#undef X
+#define X(name, args) run_##name,
+static kernel_fn *const kernels[] = {GPU_KERNELS(X)};
+#undef X
+// clang-format on
+
+typedef struct software_gpu {
+    upg_gpu base;
+    upg_pool *pool;
+    uint8_t *memory;
+    const upg_gpu_launch *launch; // the one that runs
+} software_gpu;
+
+static uint8_t *pointer(upg_gpu_address at) {
+    return (uint8_t *)(uintptr_t)at;
+}
+
+static const upg_gpu_api software_api;
+static upg_gpu *open_device(const upg_backend_options *o, upg_error *e) {
+    software_gpu *g = upg_alloc(1, sizeof *g, e);
+    if (!g) return NULL;
+    g->base.api = &software_api;
+    g->pool = o->pool;
+    return &g->base;
+}
+static void close_device(upg_gpu *base) {
+    software_gpu *g = (software_gpu *)base;
+    upg_aligned_free(g->memory);
+    free(g);
+}
+static const char *device_path(const upg_gpu *g) {
+    (void)g;
+    return "software GPU";
+}
+static int reserve(upg_gpu *base, size_t bytes, upg_gpu_address *at, upg_error *e) {
+    software_gpu *g = (software_gpu *)base;
+    if (!(g->memory = upg_aligned_alloc(bytes, e))) return -1;
+    *at = (uintptr_t)g->memory;
+    return 0;
+}
+static int write_memory(upg_gpu *g, upg_gpu_address to, const void *from, size_t n, upg_error *e) {
+    (void)g, (void)e;
+    memcpy(pointer(to), from, n);
+    return 0;
+}
+static int read_memory(upg_gpu *g, void *to, upg_gpu_address from, size_t n, upg_error *e) {
+    (void)g, (void)e;
+    memcpy(to, pointer(from), n);
+    return 0;
+}
+static int copy_memory(upg_gpu *g, upg_gpu_address to, upg_gpu_address from, size_t n, upg_error *e) {
+    (void)g, (void)e;
+    memcpy(pointer(to), pointer(from), n);
+    return 0;
+}
+
+static void group_task(void *ctx, int task, int thread) {
+    (void)thread;
+    const software_gpu *g = ctx;
+    const upg_gpu_launch *l = g->launch;
+    const uint32_t i = (uint32_t)task, x = l->groups[0], y = l->groups[1], group[3] = {i % x, i / x % y, i / x / y};
+    kernels[l->kernel](group, pointer(l->weight), pointer(l->work), pointer(l->kv), l->args);
+}
+static int launch(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
+    software_gpu *g = (software_gpu *)base;
+    const uint64_t n = (uint64_t)l->groups[0] * l->groups[1] * l->groups[2];
+    if (n > INT32_MAX) return upg_fail(e, "a kernel of %llu groups", (unsigned long long)n);
+    g->launch = l;
+    upg_pool_run(g->pool, group_task, g, (int)n);
+    return 0;
+}
+
+static const upg_gpu_api software_api = {.name = "software",
+                                  .open = open_device,
+                                  .close = close_device,
+                                  .path = device_path,
+                                  .reserve = reserve,
+                                  .write = write_memory,
+                                  .read = read_memory,
+                                  .copy = copy_memory,
+                                  .launch = launch};
+
+static bool never(void) {
+    return false;
+}
+static upg_backend *create(const upg_program *program, const upg_backend_options *options, upg_error *e) {
+    return upg_gpu_create(&upg_backend_software, &software_api, program, options, e);
+}
+const upg_backend_api upg_backend_software = UPG_GPU_BACKEND("software", never, create);

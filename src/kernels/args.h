@@ -1,0 +1,98 @@
+// What kernels are told: one struct a kernel, 32-bit fields only, the same on host and device. Offsets into the work
+// memory count words of 4 bytes.
+#pragma once
+#if !defined(__METAL_VERSION__)
+#include <stdint.h>
+#endif
+
+enum {
+    GROUP_LANES = 256,
+    GPU_MAX_DIM = 256,
+    GPU_QUERIES = 8,     // queries that a group of attention takes
+    GPU_ROW_OPS = 12,    // row ops of one launch
+    GPU_LINEAR_ROWS = 8, // batch rows that a group of the plain linear kernel takes
+    KEY_BLOCK = 256
+};
+
+// The batch, as it lies in work memory: written before each run.
+typedef struct gpu_batch {
+    uint32_t header;    // [4]: rows, wanted rows, spans
+    uint32_t tokens;    // [max_rows]
+    uint32_t positions; // [max_rows]
+    uint32_t table;     // [max_rows] offset of the row's block table
+    uint32_t wanted;    // [max_logits] rows whose logits are wanted
+    uint32_t spans;     // [max_rows + 1] first rows of spans: rows of one sequence, one position after another
+    uint32_t flags;     // [max_rows] written: 1 where a value was not finite
+} gpu_batch;
+
+// A row op: program.h's op with addresses in place of buffers. Kinds are upg_op_kind's, and GPU_CHECK.
+enum { GPU_CHECK = 100 };
+typedef struct gpu_row_op {
+    uint32_t kind;
+    uint32_t in, out;               // of row 0
+    uint32_t in_stride, out_stride; // words from a row to the next
+    uint32_t n, count;              // as in upg_op
+    uint32_t vector;                // f32: weight of a norm or bias
+    uint32_t gathered;              // the rows are the wanted ones
+    uint32_t rotated;               // QUANTISE, EMBED
+} gpu_row_op;
+
+// A coded matrix behind `weight`.
+typedef struct gpu_matrix {
+    uint32_t encoding, s; // upg_encoding, as in upg_tensor
+    uint32_t rows, cols;  // cols padded to 16
+    uint32_t b;           // group
+    uint32_t scale;       // words from `weight` to the row scales
+} gpu_matrix;
+
+typedef struct gpu_heads {
+    uint32_t n_heads, n_kv_heads, head_dim, D, b, rotary; // D: head_dim padded to 16
+    uint32_t cosine, sine;                                // [n_positions][rotary/2]
+    uint32_t q, q_scale;                                  // [rows][n_heads][D] bytes, [rows][n_heads] f32
+    uint32_t kv_layer;  // 16-byte units from a block of the cache to this layer's part of it
+    uint32_t kv_stride; // 16-byte units from a block to the next
+} gpu_heads;
+
+// Quantised rows: q [rows][n] bytes, d [rows][n/b] and q_sum [rows][n/b] words, m [rows] f32.
+typedef struct gpu_quantised {
+    uint32_t q, d, q_sum, m;
+} gpu_quantised;
+
+typedef struct gpu_rows_args {
+    gpu_batch batch;
+    gpu_quantised quantised;
+    gpu_matrix embedding;
+    gpu_heads heads;
+    uint32_t sign;                // [max_inputs] sign bits
+    uint32_t scratch, per_scratch; // words of scratch, and their number, a row
+    float eps;
+    uint32_t n_ops;
+    gpu_row_op ops[GPU_ROW_OPS];
+} gpu_rows_args;
+
+typedef struct gpu_linear_args {
+    gpu_matrix w;
+    gpu_quantised x;
+    uint32_t y, y_stride;
+    uint32_t n_rows;
+    uint32_t sums, done; // split: [rows of w padded to 32][rows] words of sums and [bands of 32 rows][row tiles] counts
+    uint32_t split;      // parts that the inputs are cut into
+} gpu_linear_args;
+
+typedef struct gpu_attention_args {
+    gpu_batch batch;
+    gpu_heads heads;
+    float c;
+    uint32_t out, out_stride;
+    uint32_t window;
+    uint32_t heads_a_group, parts; // query heads of a KV head that a group takes, and how many such parts there are
+    uint32_t partial;              // split by key blocks: [rows][n_heads][n_blocks][head_dim + 2] f32
+    uint32_t n_blocks;             // key blocks a row may have; 0: not split
+} gpu_attention_args;
+
+// Every kernel: X(name, struct of its arguments).
+#define GPU_KERNELS(X)                                                                                                 \
+    X(kernel_rows, gpu_rows_args)                                                                                      \
+    X(kernel_linear, gpu_linear_args)                                                                                  \
+    X(kernel_attention, gpu_attention_args)                                                                            \
+    X(kernel_join, gpu_attention_args)

@@ -1,0 +1,5 @@
+// Every kernel of this folder. One translation unit a device includes it.
+#pragma once
+#include "kernels/attention.h"
+#include "kernels/linear.h"
+#include "kernels/rows.h"
