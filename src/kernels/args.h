@@ -8,7 +8,7 @@
 enum {
     GROUP_LANES = 256,
     GPU_MAX_DIM = 256,
-    GPU_QUERIES = 8,     // queries that a group of attention takes
+    GPU_QUERIES = 8,     // queries that a group of attention takes at most
     GPU_ROW_OPS = 12,    // row ops of one launch
     GPU_LINEAR_ROWS = 8, // batch rows that a group of the plain linear kernel takes
     KEY_BLOCK = 256
@@ -53,9 +53,10 @@ typedef struct gpu_heads {
     uint32_t kv_stride; // 16-byte units from a block to the next
 } gpu_heads;
 
-// Quantised rows: q [rows][n] bytes, d [rows][n/b] and q_sum [rows][n/b] words, m [rows] f32.
+// Quantised rows: q [rows][n] bytes, d and q_sum [n/b][stride] words, m [rows] f32. stride: rows there is room for, a
+// multiple of 64.
 typedef struct gpu_quantised {
-    uint32_t q, d, q_sum, m;
+    uint32_t q, d, q_sum, m, stride;
 } gpu_quantised;
 
 typedef struct gpu_rows_args {
@@ -75,8 +76,6 @@ typedef struct gpu_linear_args {
     gpu_quantised x;
     uint32_t y, y_stride;
     uint32_t n_rows;
-    uint32_t sums, done; // split: [rows of w padded to 32][rows] words of sums and [bands of 32 rows][row tiles] counts
-    uint32_t split;      // parts that the inputs are cut into
 } gpu_linear_args;
 
 typedef struct gpu_attention_args {
@@ -94,5 +93,6 @@ typedef struct gpu_attention_args {
 #define GPU_KERNELS(X)                                                                                                 \
     X(kernel_rows, gpu_rows_args)                                                                                      \
     X(kernel_linear, gpu_linear_args)                                                                                  \
-    X(kernel_attention, gpu_attention_args)                                                                            \
+    X(kernel_attention_4, gpu_attention_args)                                                                          \
+    X(kernel_attention_8, gpu_attention_args)                                                                          \
     X(kernel_join, gpu_attention_args)

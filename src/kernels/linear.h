@@ -72,7 +72,7 @@ KERNEL(kernel_linear, gpu_linear_args, GROUP_LANES) {
                     for (uint32_t k = 0; k < 4; k++) dot[i] = dot_us(w[k], x[i * 64 + step * 4 + k], dot[i]);
             }
             for (uint32_t i = 0; i < rows; i++) {
-                const uint32_t at = (first + i) * groups + g, shift = d[at];
+                const uint32_t at = g * a->x.stride + first + i, shift = d[at];
                 const int32_t exact = dot[i] - 127 * q_sum[at];
                 MINE(total, j)[i] += (exact + ((1 << shift) >> 1)) >> shift;
             }

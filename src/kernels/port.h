@@ -17,15 +17,22 @@
 #define GLOBAL
 #define LOCAL
 #define FN static __device__ __forceinline__
-#define KERNEL(name, args, lanes)                                                                                      \
+// A kernel may begin before the one before it has ended: what it reads of that one's results comes after begin().
+FN void begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+#define KERNEL(name, args, lanes) KERNEL_(name, args, lanes)
+#define KERNEL_(name, args, lanes)                                                                                     \
     FN void name##_body(uint8_t *weight, uint8_t *work, uint8_t *kv, const args *a);                                   \
     extern "C" __global__ void __launch_bounds__(lanes)                                                                \
         name(uint8_t *weight, uint8_t *work, uint8_t *kv, const __grid_constant__ args a) {                            \
+        begin();                                                                                                       \
         name##_body(weight, work, kv, &a);                                                                             \
     }                                                                                                                  \
     FN void name##_body(uint8_t *weight, uint8_t *work, uint8_t *kv, const args *a)
-#define GROUP_ARGS
-#define GROUP_PASS
 #define GROUP_X                  blockIdx.x
 #define GROUP_Y                  blockIdx.y
 #define GROUP_Z                  blockIdx.z
@@ -34,6 +41,8 @@
 #define MINE(name, j)            name[0]
 #define LANES(j)                 for (uint32_t j = threadIdx.x, once_ = 1; once_; once_ = 0, __syncthreads())
 #define ROW_LANES                1024
+#define UNROLL_(text)            _Pragma(#text)
+#define UNROLL(n)                UNROLL_(unroll n)
 #define bits_of(x)               __float_as_uint(x)
 #define float_of(u)              __uint_as_float(u)
 #define fused(a, b, c)           __fmaf_rn(a, b, c)
@@ -75,7 +84,8 @@ FN void sum_of_32(const int32_t *in, int32_t *out) {
 #define GLOBAL
 #define LOCAL
 #define FN static inline
-#define KERNEL(name, args, lanes)                                                                                      \
+#define KERNEL(name, args, lanes) KERNEL_(name, args, lanes)
+#define KERNEL_(name, args, lanes)                                                                                     \
     void name(const uint32_t *group_, uint8_t *weight, uint8_t *work, uint8_t *kv, const args *a);                     \
     void name(const uint32_t *group_, uint8_t *weight, uint8_t *work, uint8_t *kv, const args *a)
 #define GROUP_X               group_[0]
@@ -86,6 +96,7 @@ FN void sum_of_32(const int32_t *in, int32_t *out) {
 #define MINE(name, j)         name[j]
 #define LANES(j)              for (uint32_t j = 0; j < 256; j++)
 #define ROW_LANES             256
+#define UNROLL(n)
 #define bits_of(x)            upg_bits(x)
 #define float_of(u)           upg_float(u)
 #define fused(a, b, c)        fmaf(a, b, c)

@@ -155,8 +155,9 @@ FN void row_quantise(const gpu_rows_args *a, const gpu_row_op *op, uint32_t row,
         }
     const uint32_t all = top[0];
     GLOBAL uint32_t *q = WORK(uint32_t, a->quantised.q) + (uint64_t)row * (n / 4),
-                    *d = WORK(uint32_t, a->quantised.d) + (uint64_t)row * groups;
-    GLOBAL int32_t *q_sum = WORK(int32_t, a->quantised.q_sum) + (uint64_t)row * groups;
+                    *d = WORK(uint32_t, a->quantised.d) + row;
+    GLOBAL int32_t *q_sum = WORK(int32_t, a->quantised.q_sum) + row;
+    const uint32_t stride = a->quantised.stride;
     LANES(j) { // 16 values each
         const float m = float_of(all), inv = 127.0f / m;
         for (uint32_t i = j; i < n / 16; i += ROW_LANES) {
@@ -177,14 +178,14 @@ FN void row_quantise(const gpu_rows_args *a, const gpu_row_op *op, uint32_t row,
                 q[4 * i + k] = word;
             }
             pieces[i] = (uint32_t)sum;
-            if (16 * i % block == 0) d[16 * i / block] = all >= GUARD_LOW ? (uint32_t)shift : 0;
+            if (16 * i % block == 0) d[16 * i / block * stride] = all >= GUARD_LOW ? (uint32_t)shift : 0;
         }
     }
     LANES(j) {
         for (uint32_t g = j; g < groups; g += ROW_LANES) {
             int32_t sum = 0;
             for (uint32_t k = 0; k < block / 16; k++) sum += (int32_t)pieces[g * (block / 16) + k];
-            q_sum[g] = sum;
+            q_sum[g * stride] = sum;
         }
         if (j == 0) WORK(float, a->quantised.m)[row] = all >= GUARD_LOW ? float_of(all) : 0.0f;
     }

@@ -46,7 +46,7 @@ extern const unsigned char upg_cuda_kernels[]; // kernels.S
     X(cuGraphLaunch, "cuGraphLaunch")                                                                                  \
     X(cuGraphDestroy, "cuGraphDestroy")                                                                                \
     X(cuGraphExecDestroy, "cuGraphExecDestroy")                                                                        \
-    X(cuLaunchKernel, "cuLaunchKernel")
+    X(cuLaunchKernelEx, "cuLaunchKernelEx")
 
 // cuda.h names some functions by macros of their newest versions: the types come before those.
 #undef cuGraphInstantiate
@@ -83,8 +83,7 @@ static struct driver {
     CUresult (*cuGraphLaunch)(CUgraphExec, CUstream);
     CUresult (*cuGraphDestroy)(CUgraph);
     CUresult (*cuGraphExecDestroy)(CUgraphExec);
-    CUresult (*cuLaunchKernel)(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream,
-                               void **, void **);
+    CUresult (*cuLaunchKernelEx)(const CUlaunchConfig *, CUfunction, void **, void **);
 } cu;
 static char driver_problem[256]; // why there is no driver, or ""
 
@@ -156,7 +155,7 @@ static void describe(CUdevice d, upg_cuda_info *info) {
 
 // ---- A device that runs ----
 
-enum { MAX_GRAPHS = 128, MAX_N = 17, SPLIT_ROWS = 64, MAX_PINNED = 4 };
+enum { MAX_GRAPHS = 128, MAX_N = 17, SPLIT_ROWS = 64, MAX_PINNED = 4, MAX_SHARED = 96 << 10 };
 static const size_t SUMS = (size_t)16 << 20; // bytes for the sums of split linear layers
 
 typedef struct graph {
@@ -173,6 +172,7 @@ typedef struct cuda_gpu {
     CUdeviceptr memory, sums, done;
     upg_cuda_info info;
     CUfunction kernels[UPG_GPU_KERNELS], reorder[MAX_N], gemv[MAX_N][3], tile[MAX_N][2];
+    CUfunction quantise[2], heads[3]; // quantise: of 1 and 3 chunks; heads of 64, 128 and 256
     graph graphs[MAX_GRAPHS];
     uint64_t clock;
     bool capturing;
@@ -196,6 +196,10 @@ static int find_kernels(cuda_gpu *g, upg_error *e) {
     for (int i = 0; i < UPG_GPU_KERNELS; i++)
         if (check(cu.cuModuleGetFunction(&g->kernels[i], g->module, names[i]), "to find a kernel", e)) return -1;
     if (g->info.major < 8) return 0;
+    static const char *const fast[] = {"quantise_1", "quantise_3", "heads_2", "heads_4", "heads_8"};
+    for (int i = 0; i < 5; i++)
+        if (check(cu.cuModuleGetFunction(i < 2 ? &g->quantise[i] : &g->heads[i - 2], g->module, fast[i]), "to find a kernel", e))
+            return -1;
     static const int sizes[] = {4, 5, 6, 7, 8, 16}, rows[] = {1, 8, 16}, tiles[] = {32, 64};
     char name[64];
     for (int i = 0; i < 6; i++) {
@@ -204,7 +208,10 @@ static int find_kernels(cuda_gpu *g, upg_error *e) {
         if (check(cu.cuModuleGetFunction(&g->reorder[n], g->module, name), "to find a kernel", e)) return -1;
         for (int k = 0; k < 3; k++) {
             snprintf(name, sizeof name, "gemv_%d_%d", n, rows[k]);
-            if (check(cu.cuModuleGetFunction(&g->gemv[n][k], g->module, name), "to find a kernel", e)) return -1;
+            if (check(cu.cuModuleGetFunction(&g->gemv[n][k], g->module, name), "to find a kernel", e) ||
+                check(cu.cuFuncSetAttribute(g->gemv[n][k], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, MAX_SHARED),
+                      "to set a kernel up", e))
+                return -1;
         }
         for (int k = 0; k < 2; k++) {
             snprintf(name, sizeof name, "tile_%d_%d", n, tiles[k]);
@@ -314,7 +321,20 @@ static int stop(cuda_gpu *g) {
 
 static int start(cuda_gpu *g, CUfunction f, const uint32_t groups[3], uint32_t threads, uint32_t shared, void **params,
                  upg_error *e) {
-    const CUresult rc = cu.cuLaunchKernel(f, groups[0], groups[1], groups[2], threads, 1, 1, shared, g->stream, params, NULL);
+    // From Hopper on a kernel may begin while the one before it ends: all of ours wait before they read its results.
+    CUlaunchAttribute early = {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION};
+    early.value.programmaticStreamSerializationAllowed = 1;
+    const CUlaunchConfig config = {.gridDimX = groups[0],
+                                   .gridDimY = groups[1],
+                                   .gridDimZ = groups[2],
+                                   .blockDimX = threads,
+                                   .blockDimY = 1,
+                                   .blockDimZ = 1,
+                                   .sharedMemBytes = shared,
+                                   .hStream = g->stream,
+                                   .attrs = &early,
+                                   .numAttrs = g->info.major >= 9};
+    const CUresult rc = cu.cuLaunchKernelEx(&config, f, params, NULL);
     return check(rc, "to start a kernel", e) ? stop(g) : 0;
 }
 
@@ -329,6 +349,7 @@ static int launch(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
 typedef struct mma_args {
     gpu_linear_args linear;
     CUdeviceptr sums, done;
+    uint32_t one;
 } mma_args;
 
 static int words_of(const gpu_matrix *w) {
@@ -346,44 +367,23 @@ static int reorder(upg_gpu *base, upg_gpu_matrix *m, size_t bytes, upg_gpu_addre
     return copy_memory(base, scratch, m->data, bytes, e) || start(g, g->reorder[n], groups, 256, 0, params, e) ? -1 : 0;
 }
 
-// How a single row's groups are cut: warps of a block, and parts that blocks take. A multiprocessor has time for its
-// blocks one after another; the least work on the fullest one wins.
-static bool cut(const cuda_gpu *g, uint32_t pairs, uint32_t groups, uint32_t most, size_t shared_a_group, uint32_t *warps,
-                uint32_t *parts) {
-    const uint32_t processors = (uint32_t)g->info.processors;
-    double best = 1e30;
-    for (uint32_t p = 1; p <= groups && p <= most; p++)
-        for (uint32_t w = 2; w <= 16; w++) {
-            const uint32_t of_block = (groups + p - 1) / p, rounds = (of_block + w - 1) / w,
-                           blocks = (pairs * p + processors - 1) / processors;
-            if (of_block * shared_a_group > 44 << 10) continue;
-            const double cost = blocks * (w * rounds + 1.5 + (p > 1 ? 1 : 0)) + rounds * 4;
-            if (cost < best) {
-                best = cost;
-                *warps = w;
-                *parts = p;
-            }
-        }
-    return best < 1e30;
-}
-
 static int linear(upg_gpu *base, const upg_gpu_matrix *m, const upg_gpu_launch *l, upg_error *e) {
     cuda_gpu *g = (cuda_gpu *)base;
     const int n = words_of(&m->args);
     if (!m->order) return 1;
-    mma_args a = {.sums = g->sums, .done = g->done};
+    mma_args a = {.sums = g->sums, .done = g->done, .one = 1};
     memcpy(&a.linear, l->args, sizeof a.linear);
     const uint32_t rows = a.linear.n_rows, pairs = (m->args.rows + 31) / 32, groups = m->args.cols / m->args.b;
     CUdeviceptr weight = l->weight, work = l->work;
     void *params[] = {&weight, &work, &a};
-    if (rows <= 16) {
-        uint32_t warps = 4, parts = 1;
-        const uint32_t most = (size_t)rows * pairs * 128 <= SUMS ? 16 : 1;
-        const bool single = rows == 1 && n != 16 && cut(g, pairs, groups, most, 2 * m->args.b, &warps, &parts);
-        if (!single) cut(g, pairs, groups, most, 0, &warps, &parts);
-        const uint32_t grid[3] = {pairs, parts, 1}, size = single ? 1 : rows <= 8 ? 8 : 16,
-                       shared = size * 128 + (single ? (groups + parts - 1) / parts * m->args.b * 2 : 0);
-        return start(g, g->gemv[n][size / 8], grid, warps * 32, shared, params, e);
+    if (rows <= 16 && (size_t)rows * pairs * 128 <= SUMS) {
+        const uint32_t items = pairs * groups, processors = (uint32_t)g->info.processors,
+                       blocks = items < processors ? items : processors, of_pairs = pairs / blocks + 3;
+        const bool single = rows == 1 && n != 16 && m->args.cols * 2 + of_pairs * 128 + groups * 8 <= MAX_SHARED;
+        const uint32_t size = single ? 1 : rows <= 8 ? 8 : 16,
+                       shared = of_pairs * size * 128 + (single ? m->args.cols * 2 + groups * 8 : 0);
+        const uint32_t grid[3] = {blocks, 1, 1};
+        if (shared <= MAX_SHARED) return start(g, g->gemv[n][size / 8], grid, 512, shared, params, e);
     }
     const uint32_t size = rows <= 32 ? 32 : 64, tiles = (rows + size - 1) / size, bands = (pairs + 7) / 8;
     uint32_t parts = 1;
@@ -391,6 +391,94 @@ static int linear(upg_gpu *base, const upg_gpu_matrix *m, const upg_gpu_launch *
         while (parts * 2 <= groups && tiles * bands * parts < (uint32_t)g->info.processors) parts *= 2;
     const uint32_t grid[3] = {tiles, bands, parts};
     return start(g, g->tile[n][size / 64], grid, 256, 0, params, e);
+}
+
+// ---- Row ops ----
+
+// As in rows_fast.cuh.
+enum { QUANTISE_ADD = 1, QUANTISE_NORM = 2, QUANTISE_SWIGLU = 4 };
+typedef struct quantise_args {
+    gpu_quantised to;
+    uint32_t flags, wanted, gathered, sign;
+    float eps;
+    uint32_t what;
+    uint32_t x, x_stride;
+    uint32_t delta, delta_stride;
+    uint32_t vector;
+    uint32_t y, y_stride;
+    uint32_t n, b, rotated;
+} quantise_args;
+typedef struct kv_args {
+    gpu_heads heads;
+    uint32_t flags, positions, table, x, x_stride;
+} kv_args;
+
+// How many of the last row ops are one quantise kernel, 0 if none; fills in its arguments.
+static uint32_t match_quantise(const gpu_rows_args *a, quantise_args *q) {
+    uint32_t i = a->n_ops;
+    if (!i || a->ops[--i].kind != UPG_OP_QUANTISE) return 0;
+    const gpu_row_op *op = &a->ops[i];
+    *q = (quantise_args){.to = a->quantised,
+                         .flags = a->batch.flags,
+                         .wanted = a->batch.wanted,
+                         .gathered = op->gathered,
+                         .sign = a->sign,
+                         .eps = a->eps,
+                         .x = op->in,
+                         .x_stride = op->in_stride,
+                         .n = op->n,
+                         .b = op->n & (0 - op->n),
+                         .rotated = op->rotated};
+    if (q->b > 256) q->b = 256;
+    const gpu_row_op *before = i ? op - 1 : NULL;
+    if (before && before->out == op->in && before->out_stride == op->in_stride &&
+        ((before->kind == UPG_OP_SWIGLU && before->n == 2 * op->n) ||
+         (before->kind == UPG_OP_RMSNORM && before->n == op->n && before->in != before->out))) {
+        q->what = before->kind == UPG_OP_SWIGLU ? QUANTISE_SWIGLU : QUANTISE_NORM;
+        q->y = before->out;
+        q->y_stride = before->out_stride;
+        q->vector = before->vector;
+        q->x = before->in;
+        q->x_stride = before->in_stride;
+        i--;
+        const gpu_row_op *add = i ? before - 1 : NULL;
+        if (add && q->what == QUANTISE_NORM && add->kind == UPG_OP_ADD && add->out == before->in && add->n == before->n &&
+            add->out_stride == before->in_stride) {
+            q->what |= QUANTISE_ADD;
+            q->delta = add->in;
+            q->delta_stride = add->in_stride;
+            i--;
+        }
+    }
+    const bool aligned = !((q->x | q->x_stride | q->delta | q->delta_stride | q->y | q->y_stride) % 4) && q->n % 16 == 0;
+    if (!aligned || q->n > 3 * 8192 || (q->n > 8192 && q->what & QUANTISE_NORM)) return 0;
+    return a->n_ops - i;
+}
+
+static int rows(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
+    cuda_gpu *g = (cuda_gpu *)base;
+    gpu_rows_args head;
+    memcpy(&head, l->args, sizeof head);
+    const gpu_row_op *last = &head.ops[head.n_ops - 1];
+    const gpu_heads *h = &head.heads;
+    const bool kv = last->kind == UPG_OP_KV && h->b == h->head_dim && h->head_dim >= 64;
+    quantise_args q;
+    const uint32_t n = kv ? 1 : match_quantise(&head, &q);
+    if (!n || g->info.major < 8) return 1;
+    const gpu_row_op tail = *last;
+    head.n_ops -= n;
+    upg_gpu_launch first = *l;
+    first.args = &head;
+    if (head.n_ops && launch(base, &first, e)) return -1;
+    CUdeviceptr work = l->work, cache = l->kv;
+    if (!kv) {
+        void *params[] = {&work, &q};
+        return start(g, g->quantise[q.n > 8192], l->groups, 1024, 0, params, e);
+    }
+    kv_args k = {*h, head.batch.flags, head.batch.positions, head.batch.table, tail.in, tail.in_stride};
+    void *params[] = {&work, &cache, &k};
+    const uint32_t grid[3] = {l->groups[0], (h->n_heads + 2 * h->n_kv_heads + 7) / 8, 1};
+    return start(g, g->heads[h->head_dim / 128], grid, 256, 0, params, e);
 }
 
 // ---- Graphs ----
@@ -434,6 +522,7 @@ static const upg_gpu_api cuda_api = {.name = "cuda",
                                      .read = read_memory,
                                      .copy = copy_memory,
                                      .launch = launch,
+                                     .rows = rows,
                                      .linear = linear,
                                      .reorder = reorder,
                                      .begin = begin,

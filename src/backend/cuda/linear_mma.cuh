@@ -13,12 +13,13 @@
 #include "kernels/args.h"
 #include "kernels/port.h"
 
-enum { UNIT_ROWS = 32, UNIT_COLS = 64 };
+enum { UNIT_ROWS = 32, UNIT_COLS = 64, PREFETCH = 65536 }; // PREFETCH: bytes a block asks L2 for
 
 typedef struct mma_args {
     gpu_linear_args linear;
     int32_t *sums;  // split: [batch rows][rows of w padded to 32], zeros before and after
     uint32_t *done; // split: [row tiles][bands], zeros before and after
+    uint32_t one;   // 1
 } mma_args;
 
 // ---- Words of a lane ----
@@ -62,22 +63,34 @@ template <int N> FN void reorder(const uint32_t *from, uint32_t *to, uint32_t ro
 }
 
 // ---- Weights ----
+//
+// Shifts and logic share one pipe, which is what limits a single row; products have another. So a window that lies in
+// one word is moved to the top by a product with a power of two, which the compiler is kept from knowing, and one shift
+// then moves it down: half the work of a shift and a mask on the busy pipe.
+struct powers {
+    uint32_t of[16];
+    __device__ __forceinline__ void set(uint32_t one) {
+#pragma unroll
+        for (int i = 0; i < 16; i++) of[i] = one << i;
+    }
+};
 
 // Window i of a lane's 32, in w[0..S].
-template <int S> FN uint32_t window(const uint32_t *w, int i) {
+template <int S> FN uint32_t window(const powers &two, const uint32_t *w, int i) {
     const int k = S * i / 32, shift = S * i % 32;
+    if (shift == 0) return w[k] & 0xffff;
     if (shift == 16) return w[k] >> 16;
     if (shift > 16) return __funnelshift_r(w[k], w[k + 1], shift) & 0xffff;
-    return (w[k] << (16 - shift)) >> 16;
+    return w[k] * two.of[16 - shift] >> 16;
 }
 // The four 7-bit fields of a window's two weights.
-template <int S> FN uint32_t fields(const uint32_t *w, int i) {
-    return window<S>(w, i) * 0x517be2a9u & 0x7f7f7f7f;
+template <int S> FN uint32_t fields(const powers &two, const uint32_t *w, int i) {
+    return window<S>(two, w, i) * 0x517be2a9u & 0x7f7f7f7f;
 }
 // Weights + 127 of row r 0..3, columns 4*quad..+3 of the lane's step.
-template <int N> FN uint32_t weights(const uint32_t *w, int r, int quad) {
+template <int N> FN uint32_t weights(const powers &two, const uint32_t *w, int r, int quad) {
     if (N == 16) return w[r * 4 + quad];
-    const uint32_t a = fields<N>(w, 8 * r + 2 * quad) * 0x10001u, b = fields<N>(w, 8 * r + 2 * quad + 1) * 0x10001u;
+    const uint32_t a = fields<N>(two, w, 8 * r + 2 * quad) * 0x10001u, b = fields<N>(two, w, 8 * r + 2 * quad + 1) * 0x10001u;
     return __byte_perm(a, b, 0x7632);
 }
 
@@ -107,8 +120,172 @@ FN void write_four(const mma_args *a, const uint8_t *weight, float *work, uint32
         if (row + i < a->linear.w.rows) y[row + i] = (float)acc[i] * (scale[row + i] * m);
 }
 
-// Adds up a split block's sums, and lets the last one of a place write them. sums: [batch rows of the tile][32 * n]
-// of this block, in shared memory or not; each thread gives four rows of a batch row at a time through `get`.
+// ---- One to sixteen rows ----
+//
+// The matrix is a list of items, 32 rows by a group each, row by row. A block takes an equal run of them, whose ends may
+// lie within a pair of bands: the blocks that share one add their sums in device memory, and the last one of them writes.
+
+FN uint32_t first_item(uint32_t block, uint32_t items) {
+    return (uint32_t)((uint64_t)block * items / gridDim.x);
+}
+FN uint32_t block_of(uint32_t item, uint32_t items) {
+    return (uint32_t)((((uint64_t)item + 1) * gridDim.x - 1) / items);
+}
+
+// ROWS: 1, or 8 * NT.
+template <int N, int ROWS> FN void gemv(const uint8_t *weight, float *work, const mma_args *a) {
+    constexpr int NT = (ROWS + 7) / 8;
+    constexpr bool single = ROWS == 1 && N != 16;
+    extern __shared__ __align__(16) uint32_t shared[];
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, g = lane / 4, t = lane % 4,
+                   cols = a->linear.w.cols, b = a->linear.w.b, groups = cols / b, units = b / UNIT_COLS,
+                   pairs = (a->linear.w.rows + 31) / 32, items = pairs * groups, first = first_item(blockIdx.x, items),
+                   end = first_item(blockIdx.x + 1, items), pair0 = first / groups;
+    const uint32_t *w_all = (const uint32_t *)weight;
+    uint32_t w[4][N + 1], item = first + warp;
+    if (item < end)
+#pragma unroll
+        for (int c = 0; c < 4; c++)
+            if (c < units) load_words<N>(w_all + (uint64_t)(item * units + c) * (32 * N), w[c]);
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+    { // the rest is on its way while the kernel before this one ends
+        const uint64_t from = (uint64_t)(first + warps) * units * (128 * N), bytes = (uint64_t)(end - first) * units * (128 * N),
+                       skipped = (uint64_t)warps * units * (128 * N);
+        const uint32_t ahead = bytes <= skipped ? 0 : bytes - skipped < PREFETCH ? (uint32_t)(bytes - skipped) : PREFETCH;
+        for (uint32_t i = threadIdx.x * 4096; i < ahead; i += blockDim.x * 4096)
+            asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(weight + from + i),
+                         "r"(ahead - i < 4096 ? ahead - i : 4096u));
+    }
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+    const uint32_t *q = (const uint32_t *)work + a->linear.x.q, *d = (const uint32_t *)work + a->linear.x.d,
+                   stride_x = a->linear.x.stride;
+    const int32_t *q_sum = (const int32_t *)work + a->linear.x.q_sum;
+    const uint32_t n_pairs = first < end ? (end - 1) / groups - pair0 + 1 : 0;
+    uint32_t *x = shared;                                                // single: [cols/2] inputs, {x0, x1, x0, x1}
+    int32_t *offset = (int32_t *)(shared + (single ? cols / 2 : 0));     // single: [groups]
+    uint32_t *shifts = (uint32_t *)offset + (single ? groups : 0);       // single: [groups]
+    int32_t *red = (int32_t *)(shifts + (single ? groups : 0));          // [n_pairs][ROWS][32]
+    powers two;
+    two.set(a->one);
+    for (uint32_t i = threadIdx.x; i < n_pairs * ROWS * 32; i += blockDim.x) red[i] = 0;
+    if (single) {
+        for (uint32_t i = threadIdx.x; i < cols / 4; i += blockDim.x) {
+            const uint32_t v = q[i];
+            ((uint2 *)x)[i] = make_uint2(__byte_perm(v, 0, 0x1010), __byte_perm(v, 0, 0x3232));
+        }
+        for (uint32_t i = threadIdx.x; i < groups; i += blockDim.x) {
+            shifts[i] = d[i * stride_x];
+            offset[i] = offset_of(q_sum[i * stride_x], d[i * stride_x]);
+        }
+    }
+    __syncthreads();
+    for (; item < end; item += warps) {
+        const uint32_t pair = item / groups, group = item - pair * groups;
+        int32_t c[NT][2][4];
+        uint32_t shift[NT][2];
+#pragma unroll
+        for (int nt = 0; nt < NT; nt++)
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                const uint32_t at = group * stride_x + nt * 8 + 2 * t + k;
+                shift[nt][k] = single ? shifts[group] : d[at];
+                c[nt][0][k] = c[nt][0][k + 2] = c[nt][1][k] = c[nt][1][k + 2] =
+                    single ? offset[group] : offset_of(q_sum[at], shift[nt][k]);
+            }
+#pragma unroll
+        for (int u = 0; u < 4; u++) {
+            if (u >= units) break;
+            if (N != 16) w[u][N] = __shfl_sync(~0u, w[u][0], following());
+            if (single) {
+                const uint4 *at = (const uint4 *)(x + (group * b + u * UNIT_COLS + t * 16) / 2);
+                const uint4 b01 = at[0], b23 = at[1];
+                const uint32_t bs[8] = {b01.x, b01.y, b01.z, b01.w, b23.x, b23.y, b23.z, b23.w};
+#pragma unroll
+                for (int m = 0; m < 4; m++)
+#pragma unroll
+                    for (int set = 0; set < 2; set++) {
+                        const int r = 16 * set + 2 * m;
+                        mma(c[0][set], fields<N>(two, w[u], r), fields<N>(two, w[u], r + 8), fields<N>(two, w[u], r + 1),
+                            fields<N>(two, w[u], r + 9), bs[2 * m], bs[2 * m + 1]);
+                    }
+            } else {
+                uint4 xs[NT];
+#pragma unroll
+                for (int nt = 0; nt < NT; nt++)
+                    xs[nt] = *(const uint4 *)(q + ((uint64_t)(nt * 8 + g) * cols + group * b + u * UNIT_COLS + t * 16) / 4);
+#pragma unroll
+                for (int m = 0; m < 2; m++)
+#pragma unroll
+                    for (int set = 0; set < 2; set++) {
+                        const uint32_t a0 = weights<N>(two, w[u], 2 * set, 2 * m), a1 = weights<N>(two, w[u], 2 * set + 1, 2 * m),
+                                       a2 = weights<N>(two, w[u], 2 * set, 2 * m + 1),
+                                       a3 = weights<N>(two, w[u], 2 * set + 1, 2 * m + 1);
+#pragma unroll
+                        for (int nt = 0; nt < NT; nt++)
+                            mma(c[nt][set], a0, a1, a2, a3, m ? xs[nt].z : xs[nt].x, m ? xs[nt].w : xs[nt].y);
+                    }
+            }
+            if (item + warps < end) load_words<N>(w_all + (uint64_t)((item + warps) * units + u) * (32 * N), w[u]);
+        }
+        // Row of the 32: 4*g + r, r = 2*set + i/2: bands, then fours of rows, are in order.
+        int32_t *to = red + (pair - pair0) * (ROWS * 32);
+#pragma unroll
+        for (int nt = 0; nt < NT; nt++)
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const uint32_t n = nt * 8 + 2 * t + i % 2;
+                if (n < ROWS) atomicAdd(&to[n * 32 + g * 4 + i / 4 * 2 + i % 4 / 2], c[nt][i / 4][i % 4] >> shift[nt][i % 2]);
+            }
+    }
+    __syncthreads();
+    // A block has at most two pairs that are not its own alone: its first and its last.
+    __shared__ uint32_t last[2];
+    const uint32_t rows = a->linear.n_rows, stride = pairs * 32, shared_first = first > pair0 * groups || end < (pair0 + 1) * groups,
+                   shared_last = n_pairs > 1 && end < (pair0 + n_pairs) * groups;
+    for (uint32_t k = 0; k < 2; k++) {
+        if (!(k ? shared_last : shared_first)) continue;
+        const uint32_t lp = k ? n_pairs - 1 : 0;
+        for (uint32_t i = threadIdx.x; i < rows * 32; i += blockDim.x)
+            atomicAdd(a->sums + (uint64_t)(i / 32) * stride + (pair0 + lp) * 32 + i % 32, red[lp * ROWS * 32 + i]);
+    }
+    if (shared_first || shared_last) {
+        __threadfence();
+        __syncthreads();
+        if (threadIdx.x < 2 && (threadIdx.x ? shared_last : shared_first)) {
+            const uint32_t pair = pair0 + (threadIdx.x ? n_pairs - 1 : 0),
+                           parts = block_of((pair + 1) * groups - 1, items) - block_of(pair * groups, items) + 1;
+            last[threadIdx.x] = atomicAdd(a->done + pair, 1) == parts - 1;
+            if (last[threadIdx.x]) a->done[pair] = 0;
+        }
+        __syncthreads();
+        __threadfence();
+        for (uint32_t k = 0; k < 2; k++) {
+            if (!(k ? shared_last : shared_first) || !last[k]) continue;
+            const uint32_t lp = k ? n_pairs - 1 : 0;
+            for (uint32_t i = threadIdx.x; i < rows * 32; i += blockDim.x) {
+                int32_t *at = a->sums + (uint64_t)(i / 32) * stride + (pair0 + lp) * 32 + i % 32;
+                red[lp * ROWS * 32 + i] = __ldcg(at);
+                *at = 0;
+            }
+        }
+        __syncthreads();
+    }
+    for (uint32_t i = threadIdx.x; i < n_pairs * rows * 8; i += blockDim.x) {
+        const uint32_t lp = i / (rows * 8), row = i / 8 % rows;
+        if ((lp == 0 && shared_first && !last[0]) || (lp && lp == n_pairs - 1 && shared_last && !last[1])) continue;
+        write_four(a, weight, work, row, (pair0 + lp) * 32 + i % 8 * 4, red + (lp * ROWS + row) * 32 + i % 8 * 4);
+    }
+}
+
+// ---- More rows: a block is 256 rows of the matrix by 8 * NT of the batch, a warp 32 by all of them ----
+
+FN void copy_async(void *to, const void *from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from));
+}
+
+// Whether this block is the last of the parts of a place.
 FN bool last_of(uint32_t *done, uint32_t parts) {
     __shared__ uint32_t last;
     __threadfence();
@@ -122,135 +299,19 @@ FN bool last_of(uint32_t *done, uint32_t parts) {
     return last;
 }
 
-// ---- One to sixteen rows: a block is 32 rows of the matrix, its warps take groups ----
-
-// ROWS: 1, or 8 * NT.
-template <int N, int ROWS> FN void gemv(const uint8_t *weight, float *work, const mma_args *a) {
-    constexpr int NT = (ROWS + 7) / 8;
-    constexpr bool single = ROWS == 1 && N != 16;
-    extern __shared__ __align__(16) uint32_t shared[];
-    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, g = lane / 4, t = lane % 4,
-                   pair = blockIdx.x, part = blockIdx.y, parts = gridDim.y, cols = a->linear.w.cols, b = a->linear.w.b,
-                   groups = cols / b, first = part * groups / parts, end = (part + 1) * groups / parts,
-                   units = b / UNIT_COLS;
-    const uint32_t *q = (const uint32_t *)work + a->linear.x.q, *d = (const uint32_t *)work + a->linear.x.d;
-    const int32_t *q_sum = (const int32_t *)work + a->linear.x.q_sum;
-    int32_t *red = (int32_t *)shared; // [ROWS][32]
-    uint32_t *x = shared + ROWS * 32; // single: [columns / 2] the inputs in pairs, {x0, x1, x0, x1}
-    const uint32_t *w_all = (const uint32_t *)weight + (uint64_t)pair * (cols / UNIT_COLS) * (32 * N);
-
-    uint32_t w[4][N + 1];
-    const uint32_t mine = first + warp;
-    if (mine < end)
-#pragma unroll
-        for (int c = 0; c < 4; c++)
-            if (c < units) load_words<N>(w_all + (uint64_t)(mine * units + c) * (32 * N), w[c]);
-    for (uint32_t i = threadIdx.x; i < ROWS * 32; i += blockDim.x) red[i] = 0;
-    if (single)
-        for (uint32_t i = threadIdx.x; i < (end - first) * b / 4; i += blockDim.x) {
-            const uint32_t v = q[first * b / 4 + i];
-            x[2 * i] = __byte_perm(v, 0, 0x1010);
-            x[2 * i + 1] = __byte_perm(v, 0, 0x3232);
-        }
-    __syncthreads();
-    int32_t total[NT][2][4];
-#pragma unroll
-    for (int i = 0; i < NT * 8; i++) total[i / 8][i / 4 % 2][i % 4] = 0;
-    for (uint32_t group = mine; group < end; group += warps) {
-        int32_t c[NT][2][4];
-        uint32_t shift[NT][2];
-#pragma unroll
-        for (int nt = 0; nt < NT; nt++)
-#pragma unroll
-            for (int k = 0; k < 2; k++) {
-                const uint32_t at = (single ? 0 : nt * 8 + 2 * t + k) * groups + group;
-                shift[nt][k] = d[at];
-                c[nt][0][k] = c[nt][0][k + 2] = c[nt][1][k] = c[nt][1][k + 2] = offset_of(q_sum[at], shift[nt][k]);
-            }
-#pragma unroll
-        for (int u = 0; u < 4; u++) {
-            if (u >= units) break;
-            if (N != 16) w[u][N] = __shfl_sync(~0u, w[u][0], following());
-            if (single) {
-                const uint4 *at = (const uint4 *)(x + ((group - first) * b + u * UNIT_COLS + t * 16) / 2);
-                const uint4 b01 = at[0], b23 = at[1];
-                const uint32_t bs[8] = {b01.x, b01.y, b01.z, b01.w, b23.x, b23.y, b23.z, b23.w};
-#pragma unroll
-                for (int m = 0; m < 4; m++)
-#pragma unroll
-                    for (int set = 0; set < 2; set++) {
-                        const int r = 16 * set + 2 * m;
-                        mma(c[0][set], fields<N>(w[u], r), fields<N>(w[u], r + 8), fields<N>(w[u], r + 1),
-                            fields<N>(w[u], r + 9), bs[2 * m], bs[2 * m + 1]);
-                    }
-            } else {
-                uint4 xs[NT];
-#pragma unroll
-                for (int nt = 0; nt < NT; nt++)
-                    xs[nt] = *(const uint4 *)(q + ((uint64_t)(nt * 8 + g) * cols + group * b + u * UNIT_COLS + t * 16) / 4);
-#pragma unroll
-                for (int m = 0; m < 2; m++)
-#pragma unroll
-                    for (int set = 0; set < 2; set++) {
-                        const uint32_t a0 = weights<N>(w[u], 2 * set, 2 * m), a1 = weights<N>(w[u], 2 * set + 1, 2 * m),
-                                       a2 = weights<N>(w[u], 2 * set, 2 * m + 1),
-                                       a3 = weights<N>(w[u], 2 * set + 1, 2 * m + 1);
-#pragma unroll
-                        for (int nt = 0; nt < NT; nt++)
-                            mma(c[nt][set], a0, a1, a2, a3, m ? xs[nt].z : xs[nt].x, m ? xs[nt].w : xs[nt].y);
-                    }
-            }
-            if (group + warps < end)
-                load_words<N>(w_all + (uint64_t)((group + warps) * units + u) * (32 * N), w[u]);
-        }
-#pragma unroll
-        for (int nt = 0; nt < NT; nt++)
-#pragma unroll
-            for (int i = 0; i < 8; i++) total[nt][i / 4][i % 4] += c[nt][i / 4][i % 4] >> shift[nt][i % 2];
-    }
-    // Row of the 32: 4*g + r, as bands, then fours, are in order. r: 2*set + i/2.
-    if (mine < end)
-#pragma unroll
-        for (int nt = 0; nt < NT; nt++)
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-                const uint32_t n = nt * 8 + 2 * t + i % 2;
-                if (n < ROWS) atomicAdd(&red[n * 32 + g * 4 + i / 4 * 2 + i % 4 / 2], total[nt][i / 4][i % 4]);
-            }
-    __syncthreads();
-    const uint32_t rows = a->linear.n_rows, stride = (a->linear.w.rows + 31) / 32 * 32;
-    if (parts > 1) {
-        for (uint32_t i = threadIdx.x; i < rows * 32; i += blockDim.x)
-            atomicAdd(a->sums + (uint64_t)(i / 32) * stride + pair * 32 + i % 32, red[i]);
-        if (!last_of(a->done + pair, parts)) return;
-        for (uint32_t i = threadIdx.x; i < rows * 32; i += blockDim.x) {
-            int32_t *at = a->sums + (uint64_t)(i / 32) * stride + pair * 32 + i % 32;
-            red[i] = __ldcg(at);
-            *at = 0;
-        }
-        __syncthreads();
-    }
-    for (uint32_t i = threadIdx.x; i < rows * 8; i += blockDim.x)
-        write_four(a, weight, work, i / 8, pair * 32 + i % 8 * 4, red + i * 4);
-}
-
-// ---- More rows: a block is 256 rows of the matrix by 8 * NT of the batch, a warp 32 by all of them ----
-
-FN void copy_async(void *to, const void *from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from));
-}
-
 template <int N, int NT> FN void tile(const uint8_t *weight, float *work, const mma_args *a) {
     constexpr int ROWS = 8 * NT, STRIDE = 320;
     __shared__ __align__(16) uint8_t x[2][ROWS * STRIDE];
+    __shared__ __align__(16) int32_t sum_of[2][ROWS];
+    __shared__ __align__(16) uint32_t shift_of[2][ROWS];
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, row0 = blockIdx.x * ROWS,
                    cols = a->linear.w.cols, b = a->linear.w.b, groups = cols / b, units = b / UNIT_COLS,
                    pairs = (a->linear.w.rows + 31) / 32, part = blockIdx.z, parts = gridDim.z,
                    first = part * groups / parts, end = (part + 1) * groups / parts;
     const uint32_t pair = blockIdx.y * 8 + warp < pairs ? blockIdx.y * 8 + warp : pairs - 1;
     const uint8_t *q = (const uint8_t *)(work + a->linear.x.q) + (uint64_t)row0 * cols;
-    const uint32_t *d = (const uint32_t *)work + a->linear.x.d + row0 * groups;
-    const int32_t *q_sum = (const int32_t *)work + a->linear.x.q_sum + row0 * groups;
+    const uint32_t *d = (const uint32_t *)work + a->linear.x.d + row0, stride_x = a->linear.x.stride;
+    const int32_t *q_sum = (const int32_t *)work + a->linear.x.q_sum + row0;
     const uint32_t *w_all = (const uint32_t *)weight + (uint64_t)pair * (cols / UNIT_COLS) * (32 * N);
 
     auto stage = [&](uint32_t group, uint32_t buffer) {
@@ -258,9 +319,16 @@ template <int N, int NT> FN void tile(const uint8_t *weight, float *work, const 
         for (uint32_t i = threadIdx.x; i < ROWS * pieces; i += blockDim.x)
             copy_async(&x[buffer][i / pieces * STRIDE + i % pieces * 16],
                        q + (uint64_t)(i / pieces) * cols + group * b + i % pieces * 16);
+        if (threadIdx.x < ROWS / 4)
+            copy_async(&sum_of[buffer][threadIdx.x * 4], q_sum + group * stride_x + threadIdx.x * 4);
+        else if (threadIdx.x < ROWS / 2)
+            copy_async(&shift_of[buffer][threadIdx.x * 4 - ROWS], d + group * stride_x + threadIdx.x * 4 - ROWS);
         asm volatile("cp.async.commit_group;");
     };
     uint32_t w[4][N + 1];
+    begin();
+    powers two;
+    two.set(a->one);
     stage(first, 0);
 #pragma unroll
     for (int u = 0; u < 4; u++)
@@ -277,14 +345,13 @@ template <int N, int NT> FN void tile(const uint8_t *weight, float *work, const 
         asm volatile("cp.async.wait_group 1;");
         __syncthreads();
         int32_t c[NT][2][4];
-        uint32_t shift[NT][2];
 #pragma unroll
         for (int nt = 0; nt < NT; nt++)
 #pragma unroll
             for (int k = 0; k < 2; k++) {
-                const uint32_t at = (nt * 8 + 2 * t + k) * groups + group;
-                shift[nt][k] = d[at];
-                c[nt][0][k] = c[nt][0][k + 2] = c[nt][1][k] = c[nt][1][k + 2] = offset_of(q_sum[at], shift[nt][k]);
+                const uint32_t n = nt * 8 + 2 * t + k;
+                c[nt][0][k] = c[nt][0][k + 2] = c[nt][1][k] = c[nt][1][k + 2] =
+                    offset_of(sum_of[buffer][n], shift_of[buffer][n]);
             }
 #pragma unroll
         for (int u = 0; u < 4; u++) {
@@ -292,7 +359,7 @@ template <int N, int NT> FN void tile(const uint8_t *weight, float *work, const 
             if (N != 16) w[u][N] = __shfl_sync(~0u, w[u][0], following());
             uint32_t v[16];
 #pragma unroll
-            for (int i = 0; i < 16; i++) v[i] = weights<N>(w[u], i / 4, i % 4);
+            for (int i = 0; i < 16; i++) v[i] = weights<N>(two, w[u], i / 4, i % 4);
             if (group + 1 < end) load_words<N>(w_all + (uint64_t)((group + 1) * units + u) * (32 * N), w[u]);
 #pragma unroll
             for (int nt = 0; nt < NT; nt++) {
@@ -306,7 +373,7 @@ template <int N, int NT> FN void tile(const uint8_t *weight, float *work, const 
 #pragma unroll
         for (int nt = 0; nt < NT; nt++)
 #pragma unroll
-            for (int i = 0; i < 8; i++) total[nt][i / 4][i % 4] += c[nt][i / 4][i % 4] >> shift[nt][i % 2];
+            for (int i = 0; i < 8; i++) total[nt][i / 4][i % 4] += c[nt][i / 4][i % 4] >> shift_of[buffer][nt * 8 + 2 * t + i % 2];
         __syncthreads();
     }
     const bool mine = blockIdx.y * 8 + warp < pairs;

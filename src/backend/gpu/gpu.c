@@ -37,7 +37,7 @@ typedef struct gpu_backend {
     uint32_t *results; // what a run reads: flags, and behind them logits [max_logits][vocab_size]
     uint8_t *flags;
     // The run in progress
-    uint32_t n_rows, n_wanted, n_blocks, staged_words;
+    uint32_t n_rows, n_wanted, n_blocks, n_queries, staged_words; // n_queries: of a span and KV head, at most
     bool gathered;
 } gpu_backend;
 
@@ -102,6 +102,7 @@ static void lay_out_rows(gpu_backend *b, const upg_config *c) {
     a->quantised.d = take(b, rows * n / 16);
     a->quantised.q_sum = take(b, rows * n / 16);
     a->quantised.m = take(b, rows);
+    a->quantised.stride = (uint32_t)rows;
     a->sign = take(b, n);
     size_t scratch = n + n / 8, of_heads = heads * ((size_t)(c->head_dim + 15) / 16 + 1);
     if (scratch < of_heads) scratch = of_heads;
@@ -286,6 +287,11 @@ static void stage_batch(gpu_backend *b, const upg_batch *batch) {
         memcpy(s + table, batch->blocks[i], used * sizeof *s); // rows of a sequence go up: the last has it all
     }
     s[t->spans + n_spans] = n;
+    b->n_queries = 0;
+    for (uint32_t i = 0; i < n_spans; i++) {
+        const uint32_t queries = (s[t->spans + i + 1] - s[t->spans + i]) * b->attention.heads_a_group;
+        if (queries > b->n_queries) b->n_queries = queries;
+    }
     s[t->header] = n;
     s[t->header + 1] = b->n_wanted;
     s[t->header + 2] = n_spans;
@@ -313,6 +319,10 @@ static int launch_rows(gpu_backend *b, const gpu_rows_args *a, upg_gpu_address w
     l.kv = b->kv;
     l.args = a;
     l.args_bytes = sizeof *a;
+    if (b->api->rows) {
+        const int rc = b->api->rows(b->gpu, &l, e);
+        if (rc <= 0) return rc;
+    }
     return b->api->launch(b->gpu, &l, e);
 }
 
@@ -370,7 +380,7 @@ static int run_attention(gpu_backend *b, const upg_op *op, upg_error *e) {
     a.window = (uint32_t)op->window;
     a.heads.kv_layer = (uint32_t)((size_t)op->layer * a.heads.kv_stride / (size_t)b->program->config->n_layers);
     a.n_blocks = split ? b->n_blocks : 0;
-    upg_gpu_launch l = {.kernel = UPG_GPU_kernel_attention,
+    upg_gpu_launch l = {.kernel = b->n_queries <= 4 ? UPG_GPU_kernel_attention_4 : UPG_GPU_kernel_attention_8,
                         .groups = {b->n_rows, a.heads.n_kv_heads * a.parts, split ? b->n_blocks : 1},
                         .work = b->work,
                         .kv = b->kv,
@@ -416,7 +426,7 @@ int upg_gpu_run(upg_backend *base, const upg_batch *batch, upg_error *e) {
     if (upg_batch_check(batch, b->program->config, &b->options, e)) return -1;
     stage_batch(b, batch);
     if (b->api->write(b->gpu, b->work, b->staged, (size_t)b->staged_words * 4, e)) return -1;
-    const uint64_t key = (uint64_t)b->n_rows << 40 | (uint64_t)b->n_wanted << 20 | b->n_blocks;
+    const uint64_t key = (uint64_t)b->n_rows << 40 | (uint64_t)b->n_wanted << 20 | b->n_blocks << 1 | (b->n_queries > 4);
     const bool keep = b->api->begin && b->n_rows <= GRAPH_ROWS && !b->options.seconds;
     int begun = keep ? b->api->begin(b->gpu, key, e) : 0;
     if (begun < 0) return -1;
