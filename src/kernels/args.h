@@ -21,7 +21,8 @@ typedef struct gpu_batch {
     uint32_t positions; // [max_rows]
     uint32_t table;     // [max_rows] offset of the row's block table
     uint32_t wanted;    // [max_logits] rows whose logits are wanted
-    uint32_t spans;     // [max_rows + 1] first rows of spans: rows of one sequence, one position after another
+    uint32_t spans;     // [max_rows][4] rows of one sequence, one position after another: first row, rows, its position
+                        // and block table
     uint32_t flags;     // [max_rows] written: 1 where a value was not finite
 } gpu_batch;
 
@@ -35,6 +36,7 @@ typedef struct gpu_row_op {
     uint32_t vector;                // f32: weight of a norm or bias
     uint32_t gathered;              // the rows are the wanted ones
     uint32_t rotated;               // QUANTISE, EMBED
+    uint32_t kept;                  // out is read by more than a QUANTISE that follows
 } gpu_row_op;
 
 // A coded matrix behind `weight`.
@@ -54,7 +56,7 @@ typedef struct gpu_heads {
 } gpu_heads;
 
 // Quantised rows: q [rows][n] bytes, d and q_sum [n/b][stride] words, m [rows] f32. stride: rows there is room for, a
-// multiple of 64.
+// multiple of 128.
 typedef struct gpu_quantised {
     uint32_t q, d, q_sum, m, stride;
 } gpu_quantised;
@@ -87,6 +89,7 @@ typedef struct gpu_attention_args {
     uint32_t heads_a_group, parts; // query heads of a KV head that a group takes, and how many such parts there are
     uint32_t partial;              // split by key blocks: [rows][n_heads][n_blocks][head_dim + 2] f32
     uint32_t n_blocks;             // key blocks a row may have; 0: not split
+    uint32_t queries;              // of a group, at most
 } gpu_attention_args;
 
 // Every kernel: X(name, struct of its arguments).

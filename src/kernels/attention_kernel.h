@@ -6,13 +6,14 @@ KERNEL(ATTENTION, gpu_attention_args, GROUP_LANES) {
                    skipped = GROUP_Y % a->parts * a->heads_a_group;
     if (span >= WORK(const uint32_t, a->batch.header)[2]) return;
     attention_group t;
-    t.row = WORK(const uint32_t, a->batch.spans)[span];
+    GLOBAL const uint32_t *place_of = WORK(const uint32_t, a->batch.spans) + 4 * span;
+    t.row = place_of[0];
     t.kv_head = GROUP_Y / a->parts;
     t.heads = per_kv - skipped < a->heads_a_group ? per_kv - skipped : a->heads_a_group;
     t.head = t.kv_head * per_kv + skipped;
-    t.queries = (WORK(const uint32_t, a->batch.spans)[span + 1] - t.row) * t.heads;
-    t.position = WORK(const uint32_t, a->batch.positions)[t.row];
-    GLOBAL const uint32_t *table = WORK(const uint32_t, WORK(const uint32_t, a->batch.table)[t.row]);
+    t.queries = place_of[1] * t.heads;
+    t.position = place_of[2];
+    GLOBAL const uint32_t *table = WORK(const uint32_t, place_of[3]);
 
     SHARED(uint32_t, qs, QUERIES * GPU_MAX_DIM / 4);
     SHARED(float, q_scale, QUERIES);

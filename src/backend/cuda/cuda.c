@@ -6,6 +6,7 @@
 #include <cuda.h>
 #include <dlfcn.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -171,8 +172,8 @@ typedef struct cuda_gpu {
     CUstream stream;
     CUdeviceptr memory, sums, done;
     upg_cuda_info info;
-    CUfunction kernels[UPG_GPU_KERNELS], reorder[MAX_N], gemv[MAX_N][3], tile[MAX_N][2];
-    CUfunction quantise[2], heads[3]; // quantise: of 1 and 3 chunks; heads of 64, 128 and 256
+    CUfunction kernels[UPG_GPU_KERNELS], reorder[MAX_N], gemv[MAX_N][3][3], tile[MAX_N][3];
+    CUfunction quantise[2], quantise_cluster, heads[3], attend[2][2]; // quantise: of 1 and 3 chunks; heads of 64, 128, 256
     graph graphs[MAX_GRAPHS];
     uint64_t clock;
     bool capturing;
@@ -187,6 +188,18 @@ static int current(cuda_gpu *g, upg_error *e) {
     return check(cu.cuCtxSetCurrent(g->context), "to make its context current", e);
 }
 
+// A kernel by its name; shared: bytes of shared memory it may be started with, 0 for what needs no asking.
+static int find(cuda_gpu *g, CUfunction *f, int shared, upg_error *e, const char *fmt, ...) {
+    char name[64];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(name, sizeof name, fmt, ap);
+    va_end(ap);
+    if (check(cu.cuModuleGetFunction(f, g->module, name), "to find a kernel", e)) return -1;
+    if (!shared) return 0;
+    return check(cu.cuFuncSetAttribute(*f, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared), "to set a kernel up", e);
+}
+
 static int find_kernels(cuda_gpu *g, upg_error *e) {
     static const char *const names[] = {
 #define X(name, args) #name,
@@ -194,29 +207,24 @@ static int find_kernels(cuda_gpu *g, upg_error *e) {
 #undef X
     };
     for (int i = 0; i < UPG_GPU_KERNELS; i++)
-        if (check(cu.cuModuleGetFunction(&g->kernels[i], g->module, names[i]), "to find a kernel", e)) return -1;
+        if (find(g, &g->kernels[i], 0, e, "%s", names[i])) return -1;
     if (g->info.major < 8) return 0;
-    static const char *const fast[] = {"quantise_1", "quantise_3", "heads_2", "heads_4", "heads_8"};
-    for (int i = 0; i < 5; i++)
-        if (check(cu.cuModuleGetFunction(i < 2 ? &g->quantise[i] : &g->heads[i - 2], g->module, fast[i]), "to find a kernel", e))
-            return -1;
-    static const int sizes[] = {4, 5, 6, 7, 8, 16}, rows[] = {1, 8, 16}, tiles[] = {32, 64};
-    char name[64];
+    for (int i = 0; i < 2; i++)
+        if (find(g, &g->quantise[i], 0, e, "quantise_%d", 1 + 2 * i)) return -1;
+    if (g->info.major >= 9 && find(g, &g->quantise_cluster, 0, e, "quantise_cluster")) return -1;
+    for (int i = 0; i < 4; i++)
+        if (find(g, &g->attend[i / 2][i % 2], 0, e, "attend_%d_%d", 64 << i / 2, 4 << i % 2)) return -1;
+    for (int i = 0; i < 3; i++)
+        if (find(g, &g->heads[i], 0, e, "heads_%d", 2 << i)) return -1;
+    static const int sizes[] = {4, 5, 6, 7, 8, 16}, of_rows[] = {1, 8, 16}, tiles[] = {32, 64, 128};
     for (int i = 0; i < 6; i++) {
         const int n = sizes[i];
-        snprintf(name, sizeof name, "reorder_%d", n);
-        if (check(cu.cuModuleGetFunction(&g->reorder[n], g->module, name), "to find a kernel", e)) return -1;
-        for (int k = 0; k < 3; k++) {
-            snprintf(name, sizeof name, "gemv_%d_%d", n, rows[k]);
-            if (check(cu.cuModuleGetFunction(&g->gemv[n][k], g->module, name), "to find a kernel", e) ||
-                check(cu.cuFuncSetAttribute(g->gemv[n][k], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, MAX_SHARED),
-                      "to set a kernel up", e))
-                return -1;
-        }
-        for (int k = 0; k < 2; k++) {
-            snprintf(name, sizeof name, "tile_%d_%d", n, tiles[k]);
-            if (check(cu.cuModuleGetFunction(&g->tile[n][k], g->module, name), "to find a kernel", e)) return -1;
-        }
+        if (find(g, &g->reorder[n], 0, e, "reorder_%d", n)) return -1;
+        for (int k = n == 16; k < 3; k++)
+            for (int u = 0; u < 3; u++)
+                if (find(g, &g->gemv[n][k][u], MAX_SHARED, e, "gemv_%d_%d_%d", n, of_rows[k], 1 << u)) return -1;
+        for (int k = 0; k < 3; k++)
+            if (find(g, &g->tile[n][k], MAX_SHARED, e, "tile_%d_%d", n, tiles[k])) return -1;
     }
     return 0;
 }
@@ -383,20 +391,22 @@ static int linear(upg_gpu *base, const upg_gpu_matrix *m, const upg_gpu_launch *
         const uint32_t size = single ? 1 : rows <= 8 ? 8 : 16,
                        shared = of_pairs * size * 128 + (single ? m->args.cols * 2 + groups * 8 : 0);
         const uint32_t grid[3] = {blocks, 1, 1};
-        if (shared <= MAX_SHARED) return start(g, g->gemv[n][size / 8], grid, 512, shared, params, e);
+        if (shared <= MAX_SHARED) return start(g, g->gemv[n][size / 8][m->args.b / 128], grid, n == 16 || size == 16 ? 512 : 768, shared,
+                                                   params, e);
     }
-    const uint32_t size = rows <= 32 ? 32 : 64, tiles = (rows + size - 1) / size, bands = (pairs + 7) / 8;
+    const uint32_t k = rows <= 32 ? 0 : rows <= 64 ? 1 : 2, size = 32u << k, tiles = (rows + size - 1) / size,
+                   bands = (pairs + 3) / 4;
     uint32_t parts = 1;
     if (rows <= SPLIT_ROWS && (size_t)rows * pairs * 32 * 4 <= SUMS)
         while (parts * 2 <= groups && tiles * bands * parts < (uint32_t)g->info.processors) parts *= 2;
     const uint32_t grid[3] = {tiles, bands, parts};
-    return start(g, g->tile[n][size / 64], grid, 256, 0, params, e);
+    return start(g, g->tile[n][k], grid, 256, 2 * size * 328, params, e);
 }
 
 // ---- Row ops ----
 
 // As in rows_fast.cuh.
-enum { QUANTISE_ADD = 1, QUANTISE_NORM = 2, QUANTISE_SWIGLU = 4 };
+enum { QUANTISE_ADD = 1, QUANTISE_NORM = 2, QUANTISE_SWIGLU = 4, QUANTISE_KEEP = 8 };
 typedef struct quantise_args {
     gpu_quantised to;
     uint32_t flags, wanted, gathered, sign;
@@ -435,6 +445,7 @@ static uint32_t match_quantise(const gpu_rows_args *a, quantise_args *q) {
         ((before->kind == UPG_OP_SWIGLU && before->n == 2 * op->n) ||
          (before->kind == UPG_OP_RMSNORM && before->n == op->n && before->in != before->out))) {
         q->what = before->kind == UPG_OP_SWIGLU ? QUANTISE_SWIGLU : QUANTISE_NORM;
+        if (before->kept) q->what |= QUANTISE_KEEP;
         q->y = before->out;
         q->y_stride = before->out_stride;
         q->vector = before->vector;
@@ -442,7 +453,7 @@ static uint32_t match_quantise(const gpu_rows_args *a, quantise_args *q) {
         q->x_stride = before->in_stride;
         i--;
         const gpu_row_op *add = i ? before - 1 : NULL;
-        if (add && q->what == QUANTISE_NORM && add->kind == UPG_OP_ADD && add->out == before->in && add->n == before->n &&
+        if (add && q->what & QUANTISE_NORM && add->kind == UPG_OP_ADD && add->out == before->in && add->n == before->n &&
             add->out_stride == before->in_stride) {
             q->what |= QUANTISE_ADD;
             q->delta = add->in;
@@ -473,12 +484,32 @@ static int rows(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     CUdeviceptr work = l->work, cache = l->kv;
     if (!kv) {
         void *params[] = {&work, &q};
+        const uint32_t chunks = (q.n + 255) / 256, spread[3] = {l->groups[0] * 8, 1, 1};
+        if (g->quantise_cluster && chunks > 16 && !(q.what & QUANTISE_NORM))
+            return start(g, g->quantise_cluster, spread, (chunks + 7) / 8 * 32, 0, params, e);
         return start(g, g->quantise[q.n > 8192], l->groups, 1024, 0, params, e);
     }
     kv_args k = {*h, head.batch.flags, head.batch.positions, head.batch.table, tail.in, tail.in_stride};
     void *params[] = {&work, &cache, &k};
     const uint32_t grid[3] = {l->groups[0], (h->n_heads + 2 * h->n_kv_heads + 7) / 8, 1};
     return start(g, g->heads[h->head_dim / 128], grid, 256, 0, params, e);
+}
+
+// As in attention_fast.cuh.
+typedef struct attend_args {
+    gpu_attention_args attention;
+    CUdeviceptr done;
+} attend_args;
+
+static int attention(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
+    cuda_gpu *g = (cuda_gpu *)base;
+    attend_args a = {.done = g->done + SUMS / 2};
+    memcpy(&a.attention, l->args, sizeof a.attention);
+    const uint32_t dim = a.attention.heads.head_dim;
+    if (g->info.major < 8 || !a.attention.n_blocks || (dim != 64 && dim != 128)) return 1;
+    CUdeviceptr work = l->work, kv = l->kv;
+    void *params[] = {&work, &kv, &a};
+    return start(g, g->attend[dim == 128][a.attention.queries > 4], l->groups, 256, 0, params, e);
 }
 
 // ---- Graphs ----
@@ -523,6 +554,7 @@ static const upg_gpu_api cuda_api = {.name = "cuda",
                                      .copy = copy_memory,
                                      .launch = launch,
                                      .rows = rows,
+                                     .attention = attention,
                                      .linear = linear,
                                      .reorder = reorder,
                                      .begin = begin,

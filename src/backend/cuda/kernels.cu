@@ -1,5 +1,6 @@
 // All kernels for CUDA: those that every device has, and linear layers on tensor cores.
 #include "kernels/kernels.h"
+#include "backend/cuda/attention_fast.cuh"
 #include "backend/cuda/linear_mma.cuh"
 #include "backend/cuda/rows_fast.cuh"
 
@@ -13,25 +14,42 @@
 ALL_N(REORDER)
 
 #if __CUDA_ARCH__ >= 800 || !defined(__CUDA_ARCH__)
-#define GEMV(n, rows)                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(512)                                                                  \
-        gemv_##n##_##rows(const uint8_t *weight, float *work, const __grid_constant__ mma_args a) {                    \
-        gemv<n, rows>(weight, work, &a);                                                                               \
+#define GEMV(n, rows, units)                                                                                           \
+    extern "C" __global__ void __launch_bounds__(n == 16 || rows == 16 ? 512 : 768, 1)                                                      \
+        gemv_##n##_##rows##_##units(const uint8_t *weight, float *work, const __grid_constant__ mma_args a) {          \
+        gemv<n, rows, units>(weight, work, &a);                                                                        \
     }
 #define TILE(n, rows)                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, rows <= 32 ? 2 : 1)                                              \
+    extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
         tile_##n##_##rows(const uint8_t *weight, float *work, const __grid_constant__ mma_args a) {                    \
         tile<n, rows / 8>(weight, work, &a);                                                                           \
     }
-#define LINEAR(n) GEMV(n, 1) GEMV(n, 8) GEMV(n, 16) TILE(n, 32) TILE(n, 64)
+#define GEMV_ROWS(n, rows) GEMV(n, rows, 1) GEMV(n, rows, 2) GEMV(n, rows, 4)
+#define LINEAR(n) GEMV_ROWS(n, 8) GEMV_ROWS(n, 16) TILE(n, 32) TILE(n, 64) TILE(n, 128)
 ALL_N(LINEAR)
+GEMV_ROWS(4, 1) GEMV_ROWS(5, 1) GEMV_ROWS(6, 1) GEMV_ROWS(7, 1) GEMV_ROWS(8, 1)
 
 #define QUANTISE(chunks)                                                                                               \
     extern "C" __global__ void __launch_bounds__(1024) quantise_##chunks(float *work, const __grid_constant__ quantise_args a) { \
-        quantise<chunks>(work, &a);                                                                                    \
+        quantise<chunks, 1>(work, &a);                                                                                    \
     }
 QUANTISE(1)
 QUANTISE(3)
+#if __CUDA_ARCH__ >= 900 || !defined(__CUDA_ARCH__)
+extern "C" __global__ void __cluster_dims__(8, 1, 1) __launch_bounds__(1024)
+    quantise_cluster(float *work, const __grid_constant__ quantise_args a) {
+    quantise<1, 8>(work, &a);
+}
+#endif
+#define ATTEND(dim, q)                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(256)                                                                  \
+        attend_##dim##_##q(float *work, uint8_t *kv, const __grid_constant__ attend_args a) {                          \
+        attend<dim, q>(work, kv, &a);                                                                                  \
+    }
+ATTEND(64, 4)
+ATTEND(64, 8)
+ATTEND(128, 4)
+ATTEND(128, 8)
 #define HEADS(v)                                                                                                       \
     extern "C" __global__ void __launch_bounds__(256) heads_##v(float *work, uint8_t *kv, const __grid_constant__ kv_args a) { \
         turn_heads<v>(work, kv, &a);                                                                                   \

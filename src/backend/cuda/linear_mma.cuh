@@ -13,7 +13,7 @@
 #include "kernels/args.h"
 #include "kernels/port.h"
 
-enum { UNIT_ROWS = 32, UNIT_COLS = 64, PREFETCH = 65536 }; // PREFETCH: bytes a block asks L2 for
+enum { UNIT_COLS = 64, PREFETCH = 65536 }; // PREFETCH: bytes a block asks L2 for
 
 typedef struct mma_args {
     gpu_linear_args linear;
@@ -111,12 +111,13 @@ FN int32_t offset_of(int32_t q_sum, uint32_t d) {
     return ((1 << d) >> 1) - 127 * q_sum;
 }
 
-// Four rows of the matrix from `row`, of one row of the batch.
-FN void write_four(const mma_args *a, const uint8_t *weight, float *work, uint32_t batch_row, uint32_t row, const int32_t *acc) {
+// ROWS rows of the matrix from `row`, of one row of the batch.
+template <int ROWS>
+FN void write_rows(const mma_args *a, const uint8_t *weight, float *work, uint32_t batch_row, uint32_t row, const int32_t *acc) {
     const float m = work[a->linear.x.m + batch_row] * 0x1.020408p-7f, *scale = (const float *)weight + a->linear.w.scale;
     float *y = work + a->linear.y + (uint64_t)batch_row * a->linear.y_stride;
 #pragma unroll
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < ROWS; i++)
         if (row + i < a->linear.w.rows) y[row + i] = (float)acc[i] * (scale[row + i] * m);
 }
 
@@ -125,6 +126,10 @@ FN void write_four(const mma_args *a, const uint8_t *weight, float *work, uint32
 // The matrix is a list of items, 32 rows by a group each, row by row. A block takes an equal run of them, whose ends may
 // lie within a pair of bands: the blocks that share one add their sums in device memory, and the last one of them writes.
 
+// What this block has written, and other blocks before they counted themselves, is seen after it.
+FN void order_memory() {
+    asm volatile("fence.acq_rel.gpu;" ::: "memory");
+}
 FN uint32_t first_item(uint32_t block, uint32_t items) {
     return (uint32_t)((uint64_t)block * items / gridDim.x);
 }
@@ -133,25 +138,25 @@ FN uint32_t block_of(uint32_t item, uint32_t items) {
 }
 
 // ROWS: 1, or 8 * NT.
-template <int N, int ROWS> FN void gemv(const uint8_t *weight, float *work, const mma_args *a) {
+template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float *work, const mma_args *a) {
     constexpr int NT = (ROWS + 7) / 8;
     constexpr bool single = ROWS == 1 && N != 16;
     extern __shared__ __align__(16) uint32_t shared[];
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, g = lane / 4, t = lane % 4,
-                   cols = a->linear.w.cols, b = a->linear.w.b, groups = cols / b, units = b / UNIT_COLS,
+                   cols = a->linear.w.cols, b = a->linear.w.b, groups = cols / b,
                    pairs = (a->linear.w.rows + 31) / 32, items = pairs * groups, first = first_item(blockIdx.x, items),
                    end = first_item(blockIdx.x + 1, items), pair0 = first / groups;
-    const uint32_t *w_all = (const uint32_t *)weight;
-    uint32_t w[4][N + 1], item = first + warp;
+    constexpr uint32_t ITEM = UNITS * 32 * N; // words
+    uint32_t w[UNITS][N + 1], item = first + warp;
+    const uint32_t *next = (const uint32_t *)weight + (uint64_t)item * ITEM;
     if (item < end)
 #pragma unroll
-        for (int c = 0; c < 4; c++)
-            if (c < units) load_words<N>(w_all + (uint64_t)(item * units + c) * (32 * N), w[c]);
+        for (int c = 0; c < UNITS; c++) load_words<N>(next + c * 32 * N, w[c]);
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;");
     { // the rest is on its way while the kernel before this one ends
-        const uint64_t from = (uint64_t)(first + warps) * units * (128 * N), bytes = (uint64_t)(end - first) * units * (128 * N),
-                       skipped = (uint64_t)warps * units * (128 * N);
+        const uint64_t from = (uint64_t)(first + warps) * (ITEM * 4), bytes = (uint64_t)(end - first) * (ITEM * 4),
+                       skipped = (uint64_t)warps * (ITEM * 4);
         const uint32_t ahead = bytes <= skipped ? 0 : bytes - skipped < PREFETCH ? (uint32_t)(bytes - skipped) : PREFETCH;
         for (uint32_t i = threadIdx.x * 4096; i < ahead; i += blockDim.x * 4096)
             asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(weight + from + i),
@@ -181,8 +186,9 @@ template <int N, int ROWS> FN void gemv(const uint8_t *weight, float *work, cons
         }
     }
     __syncthreads();
+    uint32_t pair = item / groups, group = item - pair * groups;
     for (; item < end; item += warps) {
-        const uint32_t pair = item / groups, group = item - pair * groups;
+        next += warps * ITEM;
         int32_t c[NT][2][4];
         uint32_t shift[NT][2];
 #pragma unroll
@@ -195,8 +201,7 @@ template <int N, int ROWS> FN void gemv(const uint8_t *weight, float *work, cons
                     single ? offset[group] : offset_of(q_sum[at], shift[nt][k]);
             }
 #pragma unroll
-        for (int u = 0; u < 4; u++) {
-            if (u >= units) break;
+        for (int u = 0; u < UNITS; u++) {
             if (N != 16) w[u][N] = __shfl_sync(~0u, w[u][0], following());
             if (single) {
                 const uint4 *at = (const uint4 *)(x + (group * b + u * UNIT_COLS + t * 16) / 2);
@@ -227,7 +232,7 @@ template <int N, int ROWS> FN void gemv(const uint8_t *weight, float *work, cons
                             mma(c[nt][set], a0, a1, a2, a3, m ? xs[nt].z : xs[nt].x, m ? xs[nt].w : xs[nt].y);
                     }
             }
-            if (item + warps < end) load_words<N>(w_all + (uint64_t)((item + warps) * units + u) * (32 * N), w[u]);
+            if (item + warps < end) load_words<N>(next + u * 32 * N, w[u]);
         }
         // Row of the 32: 4*g + r, r = 2*set + i/2: bands, then fours of rows, are in order.
         int32_t *to = red + (pair - pair0) * (ROWS * 32);
@@ -238,6 +243,7 @@ template <int N, int ROWS> FN void gemv(const uint8_t *weight, float *work, cons
                 const uint32_t n = nt * 8 + 2 * t + i % 2;
                 if (n < ROWS) atomicAdd(&to[n * 32 + g * 4 + i / 4 * 2 + i % 4 / 2], c[nt][i / 4][i % 4] >> shift[nt][i % 2]);
             }
+        for (group += warps; group >= groups; group -= groups) pair++;
     }
     __syncthreads();
     // A block has at most two pairs that are not its own alone: its first and its last.
@@ -251,16 +257,16 @@ template <int N, int ROWS> FN void gemv(const uint8_t *weight, float *work, cons
             atomicAdd(a->sums + (uint64_t)(i / 32) * stride + (pair0 + lp) * 32 + i % 32, red[lp * ROWS * 32 + i]);
     }
     if (shared_first || shared_last) {
-        __threadfence();
         __syncthreads();
         if (threadIdx.x < 2 && (threadIdx.x ? shared_last : shared_first)) {
+            order_memory();
             const uint32_t pair = pair0 + (threadIdx.x ? n_pairs - 1 : 0),
                            parts = block_of((pair + 1) * groups - 1, items) - block_of(pair * groups, items) + 1;
             last[threadIdx.x] = atomicAdd(a->done + pair, 1) == parts - 1;
             if (last[threadIdx.x]) a->done[pair] = 0;
+            order_memory();
         }
         __syncthreads();
-        __threadfence();
         for (uint32_t k = 0; k < 2; k++) {
             if (!(k ? shared_last : shared_first) || !last[k]) continue;
             const uint32_t lp = k ? n_pairs - 1 : 0;
@@ -275,11 +281,14 @@ template <int N, int ROWS> FN void gemv(const uint8_t *weight, float *work, cons
     for (uint32_t i = threadIdx.x; i < n_pairs * rows * 8; i += blockDim.x) {
         const uint32_t lp = i / (rows * 8), row = i / 8 % rows;
         if ((lp == 0 && shared_first && !last[0]) || (lp && lp == n_pairs - 1 && shared_last && !last[1])) continue;
-        write_four(a, weight, work, row, (pair0 + lp) * 32 + i % 8 * 4, red + (lp * ROWS + row) * 32 + i % 8 * 4);
+        write_rows<4>(a, weight, work, row, (pair0 + lp) * 32 + i % 8 * 4, red + (lp * ROWS + row) * 32 + i % 8 * 4);
     }
 }
 
-// ---- More rows: a block is 256 rows of the matrix by 8 * NT of the batch, a warp 32 by all of them ----
+// ---- More rows ----
+//
+// A block is 128 rows of the matrix by 8*NT of the batch; a warp is half of a unit's rows (its first or second product)
+// by all of those. Inputs come through shared memory, a group at a time, one ahead.
 
 FN void copy_async(void *to, const void *from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from));
@@ -288,104 +297,122 @@ FN void copy_async(void *to, const void *from) {
 // Whether this block is the last of the parts of a place.
 FN bool last_of(uint32_t *done, uint32_t parts) {
     __shared__ uint32_t last;
-    __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
+        order_memory();
         last = atomicAdd(done, 1) == parts - 1;
         if (last) *done = 0;
+        order_memory();
     }
     __syncthreads();
-    __threadfence();
     return last;
 }
 
-template <int N, int NT> FN void tile(const uint8_t *weight, float *work, const mma_args *a) {
-    constexpr int ROWS = 8 * NT, STRIDE = 320;
-    __shared__ __align__(16) uint8_t x[2][ROWS * STRIDE];
-    __shared__ __align__(16) int32_t sum_of[2][ROWS];
-    __shared__ __align__(16) uint32_t shift_of[2][ROWS];
-    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, row0 = blockIdx.x * ROWS,
-                   cols = a->linear.w.cols, b = a->linear.w.b, groups = cols / b, units = b / UNIT_COLS,
-                   pairs = (a->linear.w.rows + 31) / 32, part = blockIdx.z, parts = gridDim.z,
-                   first = part * groups / parts, end = (part + 1) * groups / parts;
-    const uint32_t pair = blockIdx.y * 8 + warp < pairs ? blockIdx.y * 8 + warp : pairs - 1;
+// Window i 0..15 of the half, in words from its first.
+template <int N, int HALF> FN uint32_t half_weights(const powers &two, const uint32_t *w, int r, int quad) {
+    if (N == 16) return w[r * 4 + quad];
+    constexpr int bit = HALF * 16 * N % 32; // of the first word
+    uint32_t f[2];
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        const int at = bit + N * (8 * r + 2 * quad + k), word = at / 32, shift = at % 32;
+        uint32_t v;
+        if (shift == 0)
+            v = w[word] & 0xffff;
+        else if (shift == 16)
+            v = w[word] >> 16;
+        else if (shift > 16)
+            v = __funnelshift_r(w[word], w[word + 1], shift) & 0xffff;
+        else
+            v = w[word] * two.of[16 - shift] >> 16;
+        f[k] = (v * 0x517be2a9u & 0x7f7f7f7f) * 0x10001u;
+    }
+    return __byte_perm(f[0], f[1], 0x7632);
+}
+
+template <int N, int NT, int HALF>
+FN void tile_half(const uint8_t *weight, float *work, const mma_args *a, uint8_t *shared, uint32_t pair) {
+    constexpr int ROWS = 8 * NT, STRIDE = 320, BUFFER = ROWS * (STRIDE + 8), COUNT = N == 16 ? 8 : (N + 1) / 2,
+                  FIRST = HALF * N / 2; // a lane's words of the half, and one that follows
+    const uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, row0 = blockIdx.x * ROWS, cols = a->linear.w.cols,
+                   b = a->linear.w.b, groups = cols / b, units = b / UNIT_COLS, pairs = (a->linear.w.rows + 31) / 32,
+                   part = blockIdx.z, parts = gridDim.z, first = part * groups / parts, end = (part + 1) * groups / parts;
+    const bool mine = pair < pairs;
     const uint8_t *q = (const uint8_t *)(work + a->linear.x.q) + (uint64_t)row0 * cols;
     const uint32_t *d = (const uint32_t *)work + a->linear.x.d + row0, stride_x = a->linear.x.stride;
     const int32_t *q_sum = (const int32_t *)work + a->linear.x.q_sum + row0;
-    const uint32_t *w_all = (const uint32_t *)weight + (uint64_t)pair * (cols / UNIT_COLS) * (32 * N);
+    const uint32_t *w_all = (const uint32_t *)weight + (uint64_t)(mine ? pair : pairs - 1) * (cols / UNIT_COLS) * (32 * N);
 
     auto stage = [&](uint32_t group, uint32_t buffer) {
         const uint32_t pieces = b / 16;
+        uint8_t *x = shared + buffer * BUFFER;
         for (uint32_t i = threadIdx.x; i < ROWS * pieces; i += blockDim.x)
-            copy_async(&x[buffer][i / pieces * STRIDE + i % pieces * 16],
-                       q + (uint64_t)(i / pieces) * cols + group * b + i % pieces * 16);
+            copy_async(x + i / pieces * STRIDE + i % pieces * 16, q + (uint64_t)(i / pieces) * cols + group * b + i % pieces * 16);
         if (threadIdx.x < ROWS / 4)
-            copy_async(&sum_of[buffer][threadIdx.x * 4], q_sum + group * stride_x + threadIdx.x * 4);
+            copy_async(x + ROWS * STRIDE + threadIdx.x * 16, q_sum + group * stride_x + threadIdx.x * 4);
         else if (threadIdx.x < ROWS / 2)
-            copy_async(&shift_of[buffer][threadIdx.x * 4 - ROWS], d + group * stride_x + threadIdx.x * 4 - ROWS);
-        asm volatile("cp.async.commit_group;");
+            copy_async(x + ROWS * STRIDE + threadIdx.x * 16, d + group * stride_x + (threadIdx.x - ROWS / 4) * 4);
     };
-    uint32_t w[4][N + 1];
+    auto load = [&](uint32_t unit, uint32_t *w) { // the word behind the last is the next lane's first, or this one's
+        const uint32_t *from = w_all + (uint64_t)unit * (32 * N);
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) w[i] = __ldg(from + word_at<N>(lane, FIRST + i));
+        if (N != 16) w[COUNT] = HALF ? __ldg(from + word_at<N>(following(), 0)) : __ldg(from + word_at<N>(lane, COUNT));
+    };
     begin();
     powers two;
     two.set(a->one);
+    uint32_t w[COUNT + 1], ahead[COUNT + 1];
     stage(first, 0);
+    asm volatile("cp.async.commit_group;");
+    load(first * units, ahead);
+    int32_t total[NT][4];
 #pragma unroll
-    for (int u = 0; u < 4; u++)
-        if (u < units) load_words<N>(w_all + (uint64_t)(first * units + u) * (32 * N), w[u]);
-    int32_t total[NT][2][4];
-#pragma unroll
-    for (int i = 0; i < NT * 8; i++) total[i / 8][i / 4 % 2][i % 4] = 0;
+    for (int i = 0; i < NT * 4; i++) total[i / 4][i % 4] = 0;
     for (uint32_t group = first; group < end; group++) {
-        const uint32_t buffer = (group - first) % 2;
-        if (group + 1 < end)
-            stage(group + 1, buffer ^ 1);
-        else
-            asm volatile("cp.async.commit_group;");
+        const uint8_t *x = shared + (group - first) % 2 * BUFFER;
+        const int32_t *sum_of = (const int32_t *)(x + ROWS * STRIDE);
+        const uint32_t *shift_of = (const uint32_t *)sum_of + ROWS;
+        if (group + 1 < end) stage(group + 1, (group + 1 - first) % 2);
+        asm volatile("cp.async.commit_group;");
         asm volatile("cp.async.wait_group 1;");
         __syncthreads();
-        int32_t c[NT][2][4];
+        int32_t c[NT][4];
 #pragma unroll
         for (int nt = 0; nt < NT; nt++)
 #pragma unroll
             for (int k = 0; k < 2; k++) {
                 const uint32_t n = nt * 8 + 2 * t + k;
-                c[nt][0][k] = c[nt][0][k + 2] = c[nt][1][k] = c[nt][1][k + 2] =
-                    offset_of(sum_of[buffer][n], shift_of[buffer][n]);
+                c[nt][k] = c[nt][k + 2] = offset_of(sum_of[n], shift_of[n]);
             }
+        for (uint32_t u = 0; u < units; u++) {
 #pragma unroll
-        for (int u = 0; u < 4; u++) {
-            if (u >= units) break;
-            if (N != 16) w[u][N] = __shfl_sync(~0u, w[u][0], following());
-            uint32_t v[16];
+            for (int i = 0; i <= COUNT; i++) w[i] = ahead[i];
+            if (group * units + u + 1 < end * units) load(group * units + u + 1, ahead);
+            uint32_t v[8];
 #pragma unroll
-            for (int i = 0; i < 16; i++) v[i] = weights<N>(two, w[u], i / 4, i % 4);
-            if (group + 1 < end) load_words<N>(w_all + (uint64_t)((group + 1) * units + u) * (32 * N), w[u]);
+            for (int i = 0; i < 8; i++) v[i] = half_weights<N, HALF>(two, w, i / 4, i % 4);
 #pragma unroll
             for (int nt = 0; nt < NT; nt++) {
-                const uint4 xs = *(const uint4 *)&x[buffer][(nt * 8 + g) * STRIDE + u * UNIT_COLS + t * 16];
-                mma(c[nt][0], v[0], v[4], v[1], v[5], xs.x, xs.y);
-                mma(c[nt][1], v[8], v[12], v[9], v[13], xs.x, xs.y);
-                mma(c[nt][0], v[2], v[6], v[3], v[7], xs.z, xs.w);
-                mma(c[nt][1], v[10], v[14], v[11], v[15], xs.z, xs.w);
+                const uint4 xs = *(const uint4 *)(x + (nt * 8 + g) * STRIDE + u * UNIT_COLS + t * 16);
+                mma(c[nt], v[0], v[4], v[1], v[5], xs.x, xs.y);
+                mma(c[nt], v[2], v[6], v[3], v[7], xs.z, xs.w);
             }
         }
 #pragma unroll
         for (int nt = 0; nt < NT; nt++)
 #pragma unroll
-            for (int i = 0; i < 8; i++) total[nt][i / 4][i % 4] += c[nt][i / 4][i % 4] >> shift_of[buffer][nt * 8 + 2 * t + i % 2];
+            for (int i = 0; i < 4; i++) total[nt][i] += c[nt][i] >> shift_of[nt * 8 + 2 * t + i % 2];
         __syncthreads();
     }
-    const bool mine = blockIdx.y * 8 + warp < pairs;
-    const uint32_t stride = pairs * 32, row = pair * 32 + g * 4;
+    const uint32_t stride = pairs * 32, row = pair * 32 + g * 4 + 2 * HALF;
     if (parts > 1) {
 #pragma unroll
         for (int nt = 0; nt < NT; nt++)
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
+            for (int i = 0; i < 4; i++) {
                 const uint32_t n = row0 + nt * 8 + 2 * t + i % 2;
-                if (mine && n < a->linear.n_rows)
-                    atomicAdd(a->sums + (uint64_t)n * stride + row + i / 4 * 2 + i % 4 / 2, total[nt][i / 4][i % 4]);
+                if (mine && n < a->linear.n_rows) atomicAdd(a->sums + (uint64_t)n * stride + row + i / 2, total[nt][i]);
             }
         if (!last_of(a->done + blockIdx.x * gridDim.y + blockIdx.y, parts)) return;
     }
@@ -395,13 +422,22 @@ template <int N, int NT> FN void tile(const uint8_t *weight, float *work, const 
         for (int k = 0; k < 2; k++) {
             const uint32_t n = row0 + nt * 8 + 2 * t + k;
             if (!mine || n >= a->linear.n_rows) continue;
-            int32_t acc[4] = {total[nt][0][k], total[nt][0][k + 2], total[nt][1][k], total[nt][1][k + 2]};
+            int32_t acc[2] = {total[nt][k], total[nt][k + 2]};
             if (parts > 1)
-                for (int i = 0; i < 4; i++) {
+                for (int i = 0; i < 2; i++) {
                     int32_t *at = a->sums + (uint64_t)n * stride + row + i;
                     acc[i] = __ldcg(at);
                     *at = 0;
                 }
-            write_four(a, weight, work, n, row, acc);
+            write_rows<2>(a, weight, work, n, row, acc);
         }
+}
+
+template <int N, int NT> FN void tile(const uint8_t *weight, float *work, const mma_args *a) {
+    extern __shared__ __align__(16) uint8_t tile_shared[];
+    const uint32_t warp = threadIdx.x / 32, pair = blockIdx.y * 4 + warp / 2;
+    if (warp % 2)
+        tile_half<N, NT, 1>(weight, work, a, tile_shared, pair);
+    else
+        tile_half<N, NT, 0>(weight, work, a, tile_shared, pair);
 }

@@ -3,8 +3,9 @@
 #pragma once
 #include "kernels/args.h"
 #include "kernels/port.h"
+#include <cooperative_groups.h>
 
-enum { QUANTISE_ADD = 1, QUANTISE_NORM = 2, QUANTISE_SWIGLU = 4 };
+enum { QUANTISE_ADD = 1, QUANTISE_NORM = 2, QUANTISE_SWIGLU = 4, QUANTISE_KEEP = 8 };
 
 typedef struct quantise_args {
     gpu_quantised to;
@@ -14,7 +15,7 @@ typedef struct quantise_args {
     uint32_t x, x_stride;          // input; with ADD the sum is written there
     uint32_t delta, delta_stride;  // ADD: what is added
     uint32_t vector;               // NORM: weight
-    uint32_t y, y_stride;          // what is quantised is written there, if it is not the input
+    uint32_t y, y_stride;          // KEEP: what is quantised is written there
     uint32_t n, b, rotated;        // n: a multiple of 16, no padding; SWIGLU: inputs are [2][n]
 } quantise_args;
 
@@ -54,19 +55,20 @@ template <int V> FN uint32_t largest_bits(const float *v) {
     return m;
 }
 
-// A block is a row, a warp 256 of its columns at a time, CHUNKS times; a lane has 8 of them.
-template <int CHUNKS> FN void quantise(float *work, const quantise_args *a) {
-    __shared__ float squares[CHUNKS == 1 ? 32 * 256 : 1];
+// A row is a block, or a cluster of BLOCKS blocks; a warp has 256 of its columns at a time, CHUNKS times, a lane 8 of them.
+template <int CHUNKS, int BLOCKS> FN void quantise(float *work, const quantise_args *a) {
+    __shared__ float squares[CHUNKS == 1 && BLOCKS == 1 ? 32 * 256 : 1];
     __shared__ float sums[256];
     __shared__ float inverse;
     __shared__ uint32_t tops[32];
-    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = blockIdx.x, n = a->n, b = a->b;
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, row = blockIdx.x / BLOCKS,
+                   chunk = blockIdx.x % BLOCKS * warps + warp, n = a->n, b = a->b;
     begin();
     uint32_t flag = 0;
     float v[CHUNKS][8];
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
-        const uint32_t i = (c * 32 + warp) * 256 + lane * 8;
+        const uint32_t i = (c * 32 + chunk) * 256 + lane * 8;
 #pragma unroll
         for (int k = 0; k < 8; k++) v[c][k] = 0;
         if (i >= n) continue;
@@ -88,7 +90,7 @@ template <int CHUNKS> FN void quantise(float *work, const quantise_args *a) {
             }
         }
     }
-    if (CHUNKS == 1 && a->what & QUANTISE_NORM) {
+    if (CHUNKS == 1 && BLOCKS == 1 && a->what & QUANTISE_NORM) {
         const uint32_t i = warp * 256 + lane * 8, chunks = (n + 255) / 256;
         float s[8];
 #pragma unroll
@@ -126,8 +128,8 @@ template <int CHUNKS> FN void quantise(float *work, const quantise_args *a) {
     uint32_t most[CHUNKS], top = 0;
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
-        const uint32_t i = (c * 32 + warp) * 256 + lane * 8;
-        if (i < n && a->what & (QUANTISE_NORM | QUANTISE_SWIGLU)) store_8(work + a->y + (uint64_t)row * a->y_stride + i, v[c]);
+        const uint32_t i = (c * 32 + chunk) * 256 + lane * 8;
+        if (i < n && a->what & QUANTISE_KEEP) store_8(work + a->y + (uint64_t)row * a->y_stride + i, v[c]);
         uint32_t sign[8] = {0, 0, 0, 0, 0, 0, 0, 0};
         if (i < n && a->rotated) load_8(work + a->sign + i, (float *)sign);
 #pragma unroll
@@ -142,12 +144,21 @@ template <int CHUNKS> FN void quantise(float *work, const quantise_args *a) {
     if (__any_sync(~0u, flag) && lane == 0)
         ((uint32_t *)work + a->flags)[a->gathered ? ((const uint32_t *)work + a->wanted)[row] : row] = 1;
     __syncthreads();
-    top = __reduce_max_sync(~0u, tops[lane]);
+    top = __reduce_max_sync(~0u, lane < warps ? tops[lane] : 0);
+#if __CUDA_ARCH__ >= 900
+    if (BLOCKS > 1) {
+        __shared__ uint32_t of_blocks[BLOCKS];
+        auto cluster = cooperative_groups::this_cluster();
+        if (threadIdx.x < BLOCKS) *cluster.map_shared_rank(&of_blocks[cluster.block_rank()], threadIdx.x) = top;
+        cluster.sync();
+        top = __reduce_max_sync(~0u, lane < BLOCKS ? of_blocks[lane] : 0);
+    }
+#endif
     const bool zero = top < GUARD_LOW;
     const float inv = 127.0f / float_of(top);
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
-        const uint32_t i = (c * 32 + warp) * 256 + lane * 8, group = i / b;
+        const uint32_t i = (c * 32 + chunk) * 256 + lane * 8, group = i / b;
         const int32_t e = most[c] ? (int32_t)(top >> 23) - (int32_t)(most[c] >> 23) -
                                         ((most[c] & 0x7fffff) > (top & 0x7fffff) ? 1 : 0)
                                   : 14,
@@ -169,7 +180,7 @@ template <int CHUNKS> FN void quantise(float *work, const quantise_args *a) {
             ((int32_t *)work + a->to.q_sum)[group * a->to.stride + row] = sum;
         }
     }
-    if (threadIdx.x == 0) work[a->to.m + row] = zero ? 0.0f : float_of(top);
+    if (threadIdx.x == 0 && blockIdx.x % BLOCKS == 0) work[a->to.m + row] = zero ? 0.0f : float_of(top);
 }
 
 typedef struct kv_args {

@@ -46,6 +46,8 @@ typedef struct upg_gpu_api {
     int (*launch)(upg_gpu *g, const upg_gpu_launch *l, upg_error *e);
     // Row ops in a way of the device's own. Returns 1 if it has none for them, and kernel_rows does them.
     int (*rows)(upg_gpu *g, const upg_gpu_launch *l, upg_error *e); // or NULL
+    // Attention in a way of the device's own, all of it. Returns 1 if it has none for this.
+    int (*attention)(upg_gpu *g, const upg_gpu_launch *l, upg_error *e); // or NULL
     // A linear layer in a way of the device's own. Returns 1 if it has none for it, and kernel_linear does it.
     int (*linear)(upg_gpu *g, const upg_gpu_matrix *m, const upg_gpu_launch *l, upg_error *e); // or NULL
     // Puts a matrix that was written in the file's order into an order of the device's own, in place; it will only be

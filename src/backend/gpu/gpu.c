@@ -27,6 +27,7 @@ typedef struct gpu_backend {
     bool too_large;                      // more words than an offset counts
     uint32_t *buffers;                   // [n_buffers] offsets of [max_rows][width]
     uint32_t *vectors;                   // [n_weights] offsets of norms and biases
+    bool *kept;                          // [n_buffers] read by other ops than QUANTISE
     upg_gpu_matrix *matrices, *embedded; // [n_weights]: as LINEAR reads them, and as EMBED does
     uint32_t batch_words, tables;        // written before a run: the batch, the block tables last
     uint32_t result_words;
@@ -63,7 +64,7 @@ static void lay_out_batch(gpu_backend *b) {
     t->positions = take(b, rows);
     t->table = take(b, rows);
     t->wanted = take(b, (size_t)b->options.max_logits);
-    t->spans = take(b, rows + 1);
+    t->spans = take(b, 4 * rows);
     b->max_blocks = (uint32_t)((b->options.n_positions + UPG_KV_BLOCK - 1) / UPG_KV_BLOCK);
     b->tables = take(b, rows * b->max_blocks);
     b->batch_words = b->words;
@@ -95,7 +96,7 @@ static void lay_out_heads(gpu_backend *b, const upg_config *c) {
 
 static void lay_out_rows(gpu_backend *b, const upg_config *c) {
     const upg_program *p = b->program;
-    const size_t rows = ((size_t)b->options.max_rows + 63) / 64 * 64, n = (size_t)upg_pad16(p->max_inputs),
+    const size_t rows = ((size_t)b->options.max_rows + 127) / 128 * 128, n = (size_t)upg_pad16(p->max_inputs),
                  hidden = (size_t)upg_pad16(c->hidden_size), heads = (size_t)c->n_heads + 2 * (size_t)c->n_kv_heads;
     gpu_rows_args *a = &b->rows;
     a->quantised.q = take(b, rows * n / 4);
@@ -131,10 +132,14 @@ static size_t matrix_bytes(const upg_tensor *t) {
     return code_bytes(t) + aligned((size_t)t->rows * sizeof(float));
 }
 
-// Which weights are read how: a tied head is, in two orders.
-static void find_uses(const gpu_backend *b, bool *embedded, bool *multiplied) {
+// What is read how. A tied head is a matrix in two orders.
+static void find_uses(gpu_backend *b, bool *embedded, bool *multiplied) {
+    b->kept[b->program->logits] = true;
     for (int i = 0; i < b->program->n_ops; i++) {
         const upg_op *op = &b->program->ops[i];
+        const bool in_place = op->kind == UPG_OP_ADD || op->kind == UPG_OP_BIAS || op->kind == UPG_OP_HEAD_NORM;
+        if (op->kind != UPG_OP_QUANTISE && op->kind != UPG_OP_LINEAR && op->kind != UPG_OP_EMBED) b->kept[op->in] = true;
+        if (in_place) b->kept[op->out] = true;
         if (op->kind == UPG_OP_EMBED) embedded[op->weight] = true;
         if (op->kind == UPG_OP_LINEAR) multiplied[op->weight] = true;
     }
@@ -211,6 +216,7 @@ static int reserve(gpu_backend *b, upg_error *e) {
     size_t weights = 0, largest = 0, n = (size_t)p->n_weights;
     bool *embedded = upg_arena_take(&b->host, n, 1, e), *multiplied = upg_arena_take(&b->host, n, 1, e);
     if (!embedded || !multiplied || !(b->buffers = upg_arena_take(&b->host, (size_t)p->n_buffers, 4, e)) ||
+        !(b->kept = upg_arena_take(&b->host, (size_t)p->n_buffers, 1, e)) ||
         !(b->vectors = upg_arena_take(&b->host, n, 4, e)) ||
         !(b->matrices = upg_arena_take(&b->host, n, sizeof *b->matrices, e)) ||
         !(b->embedded = upg_arena_take(&b->host, n, sizeof *b->embedded, e)))
@@ -271,26 +277,27 @@ static void stage_batch(gpu_backend *b, const upg_batch *batch) {
     uint32_t *s = b->staged, n_spans = 0, n_tables = 0, blocks = 1;
     const uint32_t n = (uint32_t)batch->n_rows, most = GPU_QUERIES / b->attention.heads_a_group;
     b->n_rows = n;
-    b->n_wanted = 0;
+    b->n_wanted = b->n_queries = 0;
     for (uint32_t i = 0; i < n; i++) {
         s[t->tokens + i] = (uint32_t)batch->tokens[i];
         s[t->positions + i] = (uint32_t)batch->positions[i];
         if (batch->wants[i]) s[t->wanted + b->n_wanted++] = i;
         const bool same = i && batch->blocks[i] == batch->blocks[i - 1];
-        if (!same || batch->positions[i] != batch->positions[i - 1] + 1 || i - s[t->spans + n_spans - 1] == most)
-            s[t->spans + n_spans++] = i;
         const uint32_t used = (uint32_t)batch->positions[i] / UPG_KV_BLOCK + 1;
         if (used > blocks) blocks = used;
         if (!same) n_tables++;
         const uint32_t table = b->tables + (n_tables - 1) * b->max_blocks;
         s[t->table + i] = table;
         memcpy(s + table, batch->blocks[i], used * sizeof *s); // rows of a sequence go up: the last has it all
-    }
-    s[t->spans + n_spans] = n;
-    b->n_queries = 0;
-    for (uint32_t i = 0; i < n_spans; i++) {
-        const uint32_t queries = (s[t->spans + i + 1] - s[t->spans + i]) * b->attention.heads_a_group;
-        if (queries > b->n_queries) b->n_queries = queries;
+        uint32_t *span = s + t->spans + 4 * (n_spans - 1);
+        if (!n_spans || !same || batch->positions[i] != batch->positions[i - 1] + 1 || span[1] == most) {
+            span = s + t->spans + 4 * n_spans++;
+            span[0] = i;
+            span[1] = 0;
+            span[2] = (uint32_t)batch->positions[i];
+            span[3] = table;
+        }
+        if (++span[1] * b->attention.heads_a_group > b->n_queries) b->n_queries = span[1] * b->attention.heads_a_group;
     }
     s[t->header] = n;
     s[t->header + 1] = b->n_wanted;
@@ -309,6 +316,7 @@ static gpu_row_op row_op(const gpu_backend *b, const upg_op *op) {
     r.in_stride = (uint32_t)widths[op->in];
     r.out_stride = (uint32_t)widths[op->out];
     if (op->weight >= 0 && op->kind != UPG_OP_EMBED) r.vector = b->vectors[op->weight];
+    r.kept = b->kept[op->out];
     r.gathered = b->gathered;
     r.rotated = op->kind == UPG_OP_EMBED ? !b->program->weights[op->weight]->unrotated : !op->unrotated;
     return r;
@@ -380,12 +388,17 @@ static int run_attention(gpu_backend *b, const upg_op *op, upg_error *e) {
     a.window = (uint32_t)op->window;
     a.heads.kv_layer = (uint32_t)((size_t)op->layer * a.heads.kv_stride / (size_t)b->program->config->n_layers);
     a.n_blocks = split ? b->n_blocks : 0;
+    a.queries = b->n_queries;
     upg_gpu_launch l = {.kernel = b->n_queries <= 4 ? UPG_GPU_kernel_attention_4 : UPG_GPU_kernel_attention_8,
                         .groups = {b->n_rows, a.heads.n_kv_heads * a.parts, split ? b->n_blocks : 1},
                         .work = b->work,
                         .kv = b->kv,
                         .args = &a,
                         .args_bytes = sizeof a};
+    if (b->api->attention) {
+        const int rc = b->api->attention(b->gpu, &l, e);
+        if (rc <= 0) return rc;
+    }
     if (b->api->launch(b->gpu, &l, e)) return -1;
     if (!split) return 0;
     l.kernel = UPG_GPU_kernel_join;

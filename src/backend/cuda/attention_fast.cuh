@@ -1,0 +1,206 @@
+// Attention of few rows: section 11 for heads of 64 or 128 dimensions. As in kernels/attention.h a block takes a block of
+// keys for some queries of a KV head; keys and values are on their way to registers before anything is computed, and the
+// last block of a span to finish puts the sums together, in the order of the keys.
+#pragma once
+#include "backend/cuda/linear_mma.cuh"
+#include "backend/cuda/rows_fast.cuh"
+#include "kernels/attention.h"
+
+typedef struct attend_args {
+    gpu_attention_args attention;
+    uint32_t *done; // [spans][groups of queries] zeros before and after
+} attend_args;
+
+template <int DIM, int Q> FN void attend(float *work, uint8_t *kv, const attend_args *all) {
+    constexpr int WORDS = DIM / 4, PARTS = 256 / DIM, QUADS = 64 / PARTS, V = DIM / 32;
+    const gpu_attention_args *a = &all->attention;
+    const gpu_heads *h = &a->heads;
+    __shared__ __align__(16) uint32_t qs[Q * WORDS];
+    __shared__ __align__(16) uint16_t pairs[Q * 256];
+    __shared__ __align__(16) int32_t sums[PARTS][Q][DIM];
+    __shared__ float tops[8][Q], tops_v[8][Q], q_scale[Q];
+    __shared__ int32_t counts[8][Q];
+    __shared__ bool last_block;
+    const uint32_t j = threadIdx.x, lane = j % 32, warp = j / 32, per_kv = h->n_heads / h->n_kv_heads,
+                   skipped = blockIdx.y % a->parts * a->heads_a_group, kv_head = blockIdx.y / a->parts,
+                   heads = min(per_kv - skipped, a->heads_a_group), head = kv_head * per_kv + skipped, block = blockIdx.z,
+                   base = block * KEY_BLOCK;
+    begin();
+    if (blockIdx.x >= ((const uint32_t *)work + a->batch.header)[2]) return;
+    const uint4 span = ((const uint4 *)(work + a->batch.spans))[blockIdx.x]; // row, rows, position, table
+    const uint32_t row = span.x, position = span.z, queries = span.y * heads, last = position + span.y - 1,
+                   low = first_seen(a, position) / KEY_BLOCK, high = last / KEY_BLOCK;
+    if (block < low || block > high) return;
+    const uint32_t place = ((const uint32_t *)work)[span.w + block];
+    const uint8_t *keys = kv + ((uint64_t)place * h->kv_stride + h->kv_layer) * 16 + kv_head * (KEY_BLOCK * (2 * DIM + 8));
+    const float *scales = (const float *)(keys + 2 * KEY_BLOCK * DIM);
+    const uint32_t end = last - base < KEY_BLOCK ? last - base + 1 : KEY_BLOCK; // keys of the block that any query sees
+    uint32_t k[WORDS], v[QUADS];
+#pragma unroll
+    for (int c = 0; c < WORDS; c++)
+        k[c] = j < end ? ((const uint32_t *)keys)[j / 16 * (WORDS * 16) + c * 16 + j % 16] : 0;
+    const float k_scale = j < end ? scales[j] : 0, v_scale = j < end ? scales[KEY_BLOCK + j] : 0;
+    const uint32_t d = j % DIM, part = j / DIM;
+#pragma unroll
+    for (int i = 0; i < QUADS; i++) {
+        const uint32_t quad = part + i * PARTS;
+        v[i] = quad * 4 < end ? ((const uint32_t *)(keys + KEY_BLOCK * DIM))[quad * DIM + d] : 0;
+    }
+    for (uint32_t i = j; i < Q * WORDS; i += 256) {
+        const uint32_t query = i / WORDS, at = (row + query / heads) * h->n_heads + head + query % heads;
+        qs[i] = query < queries ? ((const uint32_t *)work)[h->q + (uint64_t)at * WORDS + i % WORDS] : 0;
+        if (i % WORDS == 0) q_scale[query] = query < queries ? work[h->q_scale + at] * a->c : 0;
+    }
+    __syncthreads();
+    int32_t dot[Q];
+    float score[Q];
+    bool seen[Q];
+#pragma unroll
+    for (int i = 0; i < Q; i++) dot[i] = 0;
+#pragma unroll
+    for (int c = 0; c < WORDS; c += 4)
+#pragma unroll
+        for (int i = 0; i < Q; i++) {
+            const uint4 w = *(const uint4 *)&qs[i * WORDS + c];
+            dot[i] = dot_ss(k[c], w.x, dot[i]);
+            dot[i] = dot_ss(k[c + 1], w.y, dot[i]);
+            dot[i] = dot_ss(k[c + 2], w.z, dot[i]);
+            dot[i] = dot_ss(k[c + 3], w.w, dot[i]);
+        }
+#pragma unroll
+    for (int i = 0; i < Q; i++) {
+        const uint32_t at = position + i / heads;
+        seen[i] = i < queries && base + j <= at && base + j >= first_seen(a, at);
+        score[i] = (float)dot[i] * (q_scale[i] * k_scale);
+        float top = seen[i] ? score[i] : -0x1p+126f, top_v = seen[i] ? v_scale : 0.0f;
+#pragma unroll
+        for (int o = 16; o; o >>= 1) {
+            top = fmaxf(top, __shfl_xor_sync(~0u, top, o));
+            top_v = fmaxf(top_v, __shfl_xor_sync(~0u, top_v, o));
+        }
+        if (lane == 0) {
+            tops[warp][i] = top;
+            tops_v[warp][i] = top_v;
+        }
+    }
+    __syncthreads();
+    float m[Q], v_max[Q];
+#pragma unroll
+    for (int i = 0; i < Q; i++) {
+        m[i] = tops[0][i];
+        v_max[i] = tops_v[0][i];
+#pragma unroll
+        for (int o = 1; o < 8; o++) {
+            m[i] = fmaxf(m[i], tops[o][i]);
+            v_max[i] = fmaxf(v_max[i], tops_v[o][i]);
+        }
+        const float f = v_max[i] > 0.0f ? 32767.0f / v_max[i] : 0.0f, p = exponential(score[i] - m[i]);
+        pairs[i * 256 + j] = seen[i] ? (uint16_t)(int32_t)rounded(p * (v_scale * f)) : 0;
+        const int32_t sum = __reduce_add_sync(~0u, seen[i] ? (int32_t)rounded(32767.0f * p) : 0);
+        if (lane == 0) counts[warp][i] = sum;
+    }
+    __syncthreads();
+    int32_t acc[Q];
+#pragma unroll
+    for (int i = 0; i < Q; i++) acc[i] = 0;
+#pragma unroll
+    for (int k4 = 0; k4 < QUADS; k4++)
+#pragma unroll
+        for (int i = 0; i < Q; i++) {
+            const uint2 p = *(const uint2 *)&pairs[i * 256 + (part + k4 * PARTS) * 4];
+            acc[i] = dot_16(p.x, p.y, v[k4], acc[i]);
+        }
+#pragma unroll
+    for (int i = 0; i < Q; i++) sums[part][i][d] = acc[i];
+    __syncthreads();
+    // A warp a query.
+    float o[V], all_m = 0, all_l = 0;
+    const uint32_t at = position + warp / heads, place_q = (row + warp / heads) * h->n_heads + head + warp % heads;
+    const bool alone = low == high;
+    float *partial = work + a->partial + ((uint64_t)place_q * a->n_blocks) * (DIM + 2);
+    if (warp < queries) {
+        int32_t l = 0;
+        float top = tops[0][warp], top_v = tops_v[0][warp];
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            top = fmaxf(top, tops[i][warp]);
+            top_v = fmaxf(top_v, tops_v[i][warp]);
+            l += counts[i][warp];
+        }
+#pragma unroll
+        for (int i = 0; i < V; i++) {
+            int32_t sum = 0;
+#pragma unroll
+            for (int p = 0; p < PARTS; p++) sum += sums[p][warp][lane + 32 * i];
+            o[i] = (float)sum * top_v;
+        }
+        all_m = top;
+        all_l = (float)l;
+        if (!alone) {
+            float *to = partial + (uint64_t)block * (DIM + 2);
+#pragma unroll
+            for (int i = 0; i < V; i++) __stcg(to + lane + 32 * i, o[i]);
+            if (lane == 0) {
+                __stcg(to + DIM, all_m);
+                __stcg(to + DIM + 1, all_l);
+            }
+        }
+    }
+    if (!alone) {
+        __syncthreads();
+        if (j == 0) {
+            uint32_t *done = all->done + blockIdx.x * gridDim.y + blockIdx.y;
+            order_memory();
+            last_block = atomicAdd(done, 1) == high - low;
+            if (last_block) *done = 0;
+            order_memory();
+        }
+        __syncthreads();
+        if (!last_block) return;
+        if (warp < queries) {
+            const uint32_t from = first_seen(a, at) / KEY_BLOCK;
+            for (uint32_t i = from; i <= at / KEY_BLOCK; i++) {
+                const float *p = partial + (uint64_t)i * (DIM + 2);
+                float next[V];
+#pragma unroll
+                for (int c = 0; c < V; c++) next[c] = __ldcg(p + lane + 32 * c);
+                const float next_m = __ldcg(p + DIM), next_l = __ldcg(p + DIM + 1);
+                if (i == from) {
+#pragma unroll
+                    for (int c = 0; c < V; c++) o[c] = next[c];
+                    all_m = next_m;
+                    all_l = next_l;
+                    continue;
+                }
+                const float top = next_m > all_m ? next_m : all_m, x = exponential(all_m - top), y = exponential(next_m - top);
+#pragma unroll
+                for (int c = 0; c < V; c++) o[c] = (o[c] * x) + (next[c] * y);
+                all_l = (all_l * x) + (next_l * y);
+                all_m = top;
+            }
+        }
+    }
+    if (warp >= queries) return;
+    // H: values lie 32 apart in a lane here, so the strides below 32 are between lanes.
+#pragma unroll
+    for (int i = 0; i < V; i++) o[i] = o[i] / all_l;
+#pragma unroll
+    for (int s = 1; s < 32; s *= 2)
+#pragma unroll
+        for (int i = 0; i < V; i++) {
+            const float other = __shfl_xor_sync(~0u, o[i], s);
+            o[i] = lane & s ? other - o[i] : o[i] + other;
+        }
+#pragma unroll
+    for (int s = 1; s < V; s *= 2)
+#pragma unroll
+        for (int i = 0; i < V; i++)
+            if (!(i & s)) {
+                const float x = o[i], y = o[i + s];
+                o[i] = x + y;
+                o[i + s] = x - y;
+            }
+    float *out = work + a->out + (uint64_t)(row + warp / heads) * a->out_stride + (head + warp % heads) * DIM;
+#pragma unroll
+    for (int i = 0; i < V; i++) out[lane + 32 * i] = o[i] * (1.0f / DIM);
+}
