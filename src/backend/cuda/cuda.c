@@ -156,7 +156,7 @@ static void describe(CUdevice d, upg_cuda_info *info) {
 
 // ---- A device that runs ----
 
-enum { MAX_GRAPHS = 128, MAX_N = 17, SPLIT_ROWS = 64, MAX_PINNED = 4, MAX_SHARED = 96 << 10 };
+enum { MAX_GRAPHS = 128, MAX_N = 17, MAX_PINNED = 4, MAX_SHARED = 96 << 10 };
 static const size_t SUMS = (size_t)16 << 20; // bytes for the sums of split linear layers
 
 typedef struct graph {
@@ -172,7 +172,7 @@ typedef struct cuda_gpu {
     CUstream stream;
     CUdeviceptr memory, sums, done;
     upg_cuda_info info;
-    CUfunction kernels[UPG_GPU_KERNELS], reorder[MAX_N], gemv[MAX_N][3][3], tile[MAX_N][3];
+    CUfunction kernels[UPG_GPU_KERNELS], reorder[MAX_N], gemv[MAX_N][3][3], tile[MAX_N][2][3];
     CUfunction quantise[2], quantise_cluster, heads[3], attend[2][2]; // quantise: of 1 and 3 chunks; heads of 64, 128, 256
     graph graphs[MAX_GRAPHS];
     uint64_t clock;
@@ -180,6 +180,7 @@ typedef struct cuda_gpu {
     void *pinned[MAX_PINNED];
     int n_pinned;
     size_t limit;
+    uint32_t shared; // bytes of shared memory that a block may have
 } cuda_gpu;
 
 static const upg_gpu_api cuda_api;
@@ -209,6 +210,7 @@ static int find_kernels(cuda_gpu *g, upg_error *e) {
     for (int i = 0; i < UPG_GPU_KERNELS; i++)
         if (find(g, &g->kernels[i], 0, e, "%s", names[i])) return -1;
     if (g->info.major < 8) return 0;
+    g->shared = (uint32_t)attribute(g->device, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN) - 1024; // kernels have some of their own
     for (int i = 0; i < 2; i++)
         if (find(g, &g->quantise[i], 0, e, "quantise_%d", 1 + 2 * i)) return -1;
     if (g->info.major >= 9 && find(g, &g->quantise_cluster, 0, e, "quantise_cluster")) return -1;
@@ -216,15 +218,16 @@ static int find_kernels(cuda_gpu *g, upg_error *e) {
         if (find(g, &g->attend[i / 2][i % 2], 0, e, "attend_%d_%d", 64 << i / 2, 4 << i % 2)) return -1;
     for (int i = 0; i < 3; i++)
         if (find(g, &g->heads[i], 0, e, "heads_%d", 2 << i)) return -1;
-    static const int sizes[] = {4, 5, 6, 7, 8, 16}, of_rows[] = {1, 8, 16}, tiles[] = {32, 64, 128};
+    static const int sizes[] = {4, 5, 6, 7, 8, 16}, of_rows[] = {1, 8, 16}, tiles[] = {32, 64};
     for (int i = 0; i < 6; i++) {
         const int n = sizes[i];
         if (find(g, &g->reorder[n], 0, e, "reorder_%d", n)) return -1;
         for (int k = n == 16; k < 3; k++)
             for (int u = 0; u < 3; u++)
                 if (find(g, &g->gemv[n][k][u], MAX_SHARED, e, "gemv_%d_%d_%d", n, of_rows[k], 1 << u)) return -1;
-        for (int k = 0; k < 3; k++)
-            if (find(g, &g->tile[n][k], MAX_SHARED, e, "tile_%d_%d", n, tiles[k])) return -1;
+        for (int k = 0; k < 2; k++)
+            for (int u = 0; u < 3; u++)
+                if (find(g, &g->tile[n][k][u], (int)g->shared, e, "tile_%d_%d_%d", n, tiles[k], 1 << u)) return -1;
     }
     return 0;
 }
@@ -357,7 +360,7 @@ static int launch(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
 typedef struct mma_args {
     gpu_linear_args linear;
     CUdeviceptr sums, done;
-    uint32_t one;
+    uint32_t whole, stages;
 } mma_args;
 
 static int words_of(const gpu_matrix *w) {
@@ -375,32 +378,91 @@ static int reorder(upg_gpu *base, upg_gpu_matrix *m, size_t bytes, upg_gpu_addre
     return copy_memory(base, scratch, m->data, bytes, e) || start(g, g->reorder[n], groups, 256, 0, params, e) ? -1 : 0;
 }
 
+// Parts that the inputs of a tile are cut into, so that the last round of blocks is not too empty.
+static uint32_t parts_of(const cuda_gpu *g, uint32_t tiles, uint32_t groups, size_t bytes) {
+    const uint32_t processors = (uint32_t)g->info.processors;
+    uint32_t best = 1;
+    double least = 1e30;
+    for (uint32_t parts = 1; parts <= groups && parts <= 32; parts++) {
+        const uint32_t rounds = (tiles * parts + processors - 1) / processors;
+        const double cost = (double)rounds * ((groups + parts - 1) / parts + 8);
+        if (cost < least && (parts == 1 || bytes <= SUMS)) {
+            least = cost;
+            best = parts;
+        }
+    }
+    return best;
+}
+
+// A product that is to be started: rows of the batch from `first` on.
+typedef struct product {
+    const upg_gpu_matrix *m;
+    const upg_gpu_launch *l;
+    int n; // words of a lane
+    uint32_t pairs, groups;
+} product;
+
+static int start_product(cuda_gpu *g, const product *p, CUfunction f, mma_args *a, const uint32_t grid[3], uint32_t threads,
+                         uint32_t shared, upg_error *e) {
+    CUdeviceptr weight = p->l->weight, work = p->l->work;
+    void *params[] = {&weight, &work, a};
+    a->sums = g->sums;
+    a->done = g->done;
+    return start(g, f, grid, threads, shared, params, e);
+}
+
+// At most 16 rows: one kernel on all multiprocessors.
+static int few_rows(cuda_gpu *g, const product *p, uint32_t first, uint32_t rows, upg_error *e) {
+    mma_args a = {0};
+    memcpy(&a.linear, p->l->args, sizeof a.linear);
+    a.linear.x.q += first * (p->m->args.cols / 4);
+    a.linear.x.d += first;
+    a.linear.x.q_sum += first;
+    a.linear.x.m += first;
+    a.linear.y += first * a.linear.y_stride;
+    a.linear.n_rows = rows;
+    const uint32_t items = p->pairs * p->groups, single = p->m->args.cols * 2 + p->groups * 8;
+    uint32_t blocks = (uint32_t)g->info.processors, size, shared;
+    for (;; blocks *= 2) { // more where a block's sums would not fit
+        if (blocks > items) blocks = items;
+        const uint32_t of_block = p->pairs / blocks + 3;
+        const bool one = rows == 1 && p->n != 16 && single + of_block * 256 <= MAX_SHARED;
+        size = one ? 1 : rows <= 8 ? 8 : 16;
+        shared = of_block * (size * 128 + 128) + (one ? single : 0);
+        if (shared <= MAX_SHARED || blocks == items) break;
+    }
+    a.whole = p->pairs >= 8 * blocks;
+    const uint32_t grid[3] = {blocks, 1, 1}, threads = p->n == 16 || size == 16 ? 512 : 768;
+    return start_product(g, p, g->gemv[p->n][size / 8][p->m->args.b / 128], &a, grid, threads, shared, e);
+}
+
+// Returns 1 if the device has too little shared memory for that.
+static int more_rows(cuda_gpu *g, const product *p, uint32_t rows, upg_error *e) {
+    const uint32_t k = rows > 32, size = 32u << k, tiles = (rows + size - 1) / size, bands = (p->pairs + 7) / 8,
+                   stride = p->m->args.b == 64 ? 64 : p->m->args.b + 64,
+                   stage = size * (stride + 8) + 8 * p->m->args.b / 64 * 128 * (uint32_t)p->n;
+    if (2 * stage > g->shared) return 1;
+    mma_args a = {.stages = 3 * stage <= g->shared ? 3 : 2};
+    memcpy(&a.linear, p->l->args, sizeof a.linear);
+    const uint32_t grid[3] = {tiles, bands, parts_of(g, tiles * bands, p->groups, (size_t)rows * p->pairs * 128)};
+    return start_product(g, p, g->tile[p->n][k][p->m->args.b / 128], &a, grid, 512, a.stages * stage, e);
+}
+
 static int linear(upg_gpu *base, const upg_gpu_matrix *m, const upg_gpu_launch *l, upg_error *e) {
     cuda_gpu *g = (cuda_gpu *)base;
-    const int n = words_of(&m->args);
     if (!m->order) return 1;
-    mma_args a = {.sums = g->sums, .done = g->done, .one = 1};
-    memcpy(&a.linear, l->args, sizeof a.linear);
-    const uint32_t rows = a.linear.n_rows, pairs = (m->args.rows + 31) / 32, groups = m->args.cols / m->args.b;
-    CUdeviceptr weight = l->weight, work = l->work;
-    void *params[] = {&weight, &work, &a};
-    if (rows <= 16 && (size_t)rows * pairs * 128 <= SUMS) {
-        const uint32_t items = pairs * groups, processors = (uint32_t)g->info.processors,
-                       blocks = items < processors ? items : processors, of_pairs = pairs / blocks + 3;
-        const bool single = rows == 1 && n != 16 && m->args.cols * 2 + of_pairs * 128 + groups * 8 <= MAX_SHARED;
-        const uint32_t size = single ? 1 : rows <= 8 ? 8 : 16,
-                       shared = of_pairs * size * 128 + (single ? m->args.cols * 2 + groups * 8 : 0);
-        const uint32_t grid[3] = {blocks, 1, 1};
-        if (shared <= MAX_SHARED) return start(g, g->gemv[n][size / 8][m->args.b / 128], grid, n == 16 || size == 16 ? 512 : 768, shared,
-                                                   params, e);
+    gpu_linear_args a;
+    memcpy(&a, l->args, sizeof a);
+    const product p = {m, l, words_of(&m->args), (m->args.rows + 31) / 32, m->args.cols / m->args.b};
+    if (a.n_rows > 16) {
+        const int rc = more_rows(g, &p, a.n_rows, e);
+        if (rc <= 0) return rc;
     }
-    const uint32_t k = rows <= 32 ? 0 : rows <= 64 ? 1 : 2, size = 32u << k, tiles = (rows + size - 1) / size,
-                   bands = (pairs + 3) / 4;
-    uint32_t parts = 1;
-    if (rows <= SPLIT_ROWS && (size_t)rows * pairs * 32 * 4 <= SUMS)
-        while (parts * 2 <= groups && tiles * bands * parts < (uint32_t)g->info.processors) parts *= 2;
-    const uint32_t grid[3] = {tiles, bands, parts};
-    return start(g, g->tile[n][k], grid, 256, 2 * size * 328, params, e);
+    const size_t of_row = (size_t)p.pairs * 128;
+    const uint32_t most = 16 * of_row <= SUMS ? 16 : 8 * of_row <= SUMS ? 8 : 1;
+    for (uint32_t at = 0; at < a.n_rows; at += most)
+        if (few_rows(g, &p, at, a.n_rows - at < most ? a.n_rows - at : most, e)) return -1;
+    return 0;
 }
 
 // ---- Row ops ----

@@ -19,15 +19,15 @@ ALL_N(REORDER)
         gemv_##n##_##rows##_##units(const uint8_t *weight, float *work, const __grid_constant__ mma_args a) {          \
         gemv<n, rows, units>(weight, work, &a);                                                                        \
     }
-#define TILE(n, rows)                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
-        tile_##n##_##rows(const uint8_t *weight, float *work, const __grid_constant__ mma_args a) {                    \
-        tile<n, rows / 8>(weight, work, &a);                                                                           \
+#define TILE(n, rows, units)                                                                                           \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS, 1)                                                      \
+        tile_##n##_##rows##_##units(const uint8_t *weight, float *work, const __grid_constant__ mma_args a) {          \
+        tile<n, rows / 8, units>(weight, work, &a);                                                                    \
     }
-#define GEMV_ROWS(n, rows) GEMV(n, rows, 1) GEMV(n, rows, 2) GEMV(n, rows, 4)
-#define LINEAR(n) GEMV_ROWS(n, 8) GEMV_ROWS(n, 16) TILE(n, 32) TILE(n, 64) TILE(n, 128)
+#define UNITS(kernel, n, rows) kernel(n, rows, 1) kernel(n, rows, 2) kernel(n, rows, 4)
+#define LINEAR(n) UNITS(GEMV, n, 8) UNITS(GEMV, n, 16) UNITS(TILE, n, 32) UNITS(TILE, n, 64)
 ALL_N(LINEAR)
-GEMV_ROWS(4, 1) GEMV_ROWS(5, 1) GEMV_ROWS(6, 1) GEMV_ROWS(7, 1) GEMV_ROWS(8, 1)
+UNITS(GEMV, 4, 1) UNITS(GEMV, 5, 1) UNITS(GEMV, 6, 1) UNITS(GEMV, 7, 1) UNITS(GEMV, 8, 1)
 
 #define QUANTISE(chunks)                                                                                               \
     extern "C" __global__ void __launch_bounds__(1024) quantise_##chunks(float *work, const __grid_constant__ quantise_args a) { \

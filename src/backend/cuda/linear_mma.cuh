@@ -13,30 +13,34 @@
 #include "kernels/args.h"
 #include "kernels/port.h"
 
-enum { UNIT_COLS = 64, PREFETCH = 65536 }; // PREFETCH: bytes a block asks L2 for
+enum { UNIT_COLS = 64, TILE_PAIRS = 8, TILE_THREADS = 64 * TILE_PAIRS, PREFETCH = 65536 }; // PREFETCH: bytes a block asks L2 for
 
 typedef struct mma_args {
     gpu_linear_args linear;
     int32_t *sums;  // split: [batch rows][rows of w padded to 32], zeros before and after
     uint32_t *done; // split: [row tiles][bands], zeros before and after
-    uint32_t one;   // 1
+    uint32_t whole;  // few rows: blocks take whole pairs of bands
+    uint32_t stages; // more rows: groups in shared memory, 2 or 3
 } mma_args;
 
 // ---- Words of a lane ----
 
-template <int N> FN void load_words(const uint32_t *unit, uint32_t *w) {
+template <bool STREAMED, typename T> FN T load(const T *p) {
+    return STREAMED ? __ldcs(p) : *p;
+}
+template <int N, bool STREAMED = true> FN void load_words(const uint32_t *unit, uint32_t *w) {
     const uint32_t lane = threadIdx.x % 32;
     constexpr int fours = N / 4;
 #pragma unroll
     for (int i = 0; i < fours; i++) {
-        const uint4 v = __ldcs((const uint4 *)unit + i * 32 + lane);
+        const uint4 v = load<STREAMED>((const uint4 *)unit + i * 32 + lane);
         w[4 * i] = v.x, w[4 * i + 1] = v.y, w[4 * i + 2] = v.z, w[4 * i + 3] = v.w;
     }
     if (N % 4 >= 2) {
-        const uint2 v = __ldcs((const uint2 *)(unit + fours * 128) + lane);
+        const uint2 v = load<STREAMED>((const uint2 *)(unit + fours * 128) + lane);
         w[4 * fours] = v.x, w[4 * fours + 1] = v.y;
     }
-    if (N % 2) w[N - 1] = __ldcs(unit + (N - 1) * 32 + lane);
+    if (N % 2) w[N - 1] = load<STREAMED>(unit + (N - 1) * 32 + lane);
 }
 // Where word i of a lane lies in its unit.
 template <int N> FN uint32_t word_at(uint32_t lane, uint32_t i) {
@@ -64,40 +68,45 @@ template <int N> FN void reorder(const uint32_t *from, uint32_t *to, uint32_t ro
 
 // ---- Weights ----
 //
-// Shifts and logic share one pipe, which is what limits a single row; products have another. So a window that lies in
-// one word is moved to the top by a product with a power of two, which the compiler is kept from knowing, and one shift
-// then moves it down: half the work of a shift and a mask on the busy pipe.
-struct powers {
-    uint32_t of[16];
-    __device__ __forceinline__ void set(uint32_t one) {
-#pragma unroll
-        for (int i = 0; i < 16; i++) of[i] = one << i;
-    }
-};
+// Shifts and logic are one pipe's work, integer products and tensor cores another's: two cycles an instruction and a
+// quarter of a multiprocessor each, six a tensor product. A window costs a shift, a mask and a product; what is left is to
+// take the noise off the four fields, in the top bit of each byte. Either a mask does that, four for the operand of a tensor
+// product, or a second tensor product does: a byte f + 128 t is f - 128 t when it is signed, and both add up to 2 f. The two
+// are mixed so that neither pipe waits for the other.
 
-// Window i of a lane's 32, in w[0..S].
-template <int S> FN uint32_t window(const powers &two, const uint32_t *w, int i) {
-    const int k = S * i / 32, shift = S * i % 32;
+// Window i of those that begin at bit `from` of w[0].
+template <int S> FN uint32_t window(const uint32_t *w, int i, int from = 0) {
+    const int at = from + S * i, k = at / 32, shift = at % 32;
     if (shift == 0) return w[k] & 0xffff;
     if (shift == 16) return w[k] >> 16;
     if (shift > 16) return __funnelshift_r(w[k], w[k + 1], shift) & 0xffff;
-    return w[k] * two.of[16 - shift] >> 16;
+    return w[k] >> shift & 0xffff;
 }
-// The four 7-bit fields of a window's two weights.
-template <int S> FN uint32_t fields(const powers &two, const uint32_t *w, int i) {
-    return window<S>(two, w, i) * 0x517be2a9u & 0x7f7f7f7f;
-}
-// Weights + 127 of row r 0..3, columns 4*quad..+3 of the lane's step.
-template <int N> FN uint32_t weights(const powers &two, const uint32_t *w, int r, int quad) {
-    if (N == 16) return w[r * 4 + quad];
-    const uint32_t a = fields<N>(two, w, 8 * r + 2 * quad) * 0x10001u, b = fields<N>(two, w, 8 * r + 2 * quad + 1) * 0x10001u;
-    return __byte_perm(a, b, 0x7632);
-}
+enum { MULTIPLIER = 0x517be2a9 };
 
-FN void mma(int32_t *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+#define MMA(type)                                                                                                      \
+    asm("mma.sync.aligned.m16n8k32.row.col.s32." type ".s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"     \
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])                                                               \
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1))
+// c += a b of bytes; b is signed.
+template <bool A_SIGNED> FN void mma(int32_t *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+    if (A_SIGNED)
+        MMA("s8");
+    else
+        MMA("u8");
+}
+// c += 2 f b, where f are the fields of four windows.
+template <bool MASKED, int NT> FN void mma_fields(int32_t (*c)[2][4], int set, const uint32_t *windows, const uint4 (*xs)[2], int k) {
+    uint32_t p[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        p[i] = MASKED ? windows[i] * (2u * MULTIPLIER) & 0xfefefefe : windows[i] * (uint32_t)MULTIPLIER;
+#pragma unroll
+    for (int nt = 0; nt < NT; nt++) {
+        const uint4 v = xs[nt][k / 2];
+        mma<false>(c[nt][set], p[0], p[1], p[2], p[3], k % 2 ? v.z : v.x, k % 2 ? v.w : v.y);
+        if (!MASKED) mma<true>(c[nt][set], p[0], p[1], p[2], p[3], k % 2 ? v.z : v.x, k % 2 ? v.w : v.y);
+    }
 }
 
 // The lane whose first word follows this one's last.
@@ -130,23 +139,25 @@ FN void write_rows(const mma_args *a, const uint8_t *weight, float *work, uint32
 FN void order_memory() {
     asm volatile("fence.acq_rel.gpu;" ::: "memory");
 }
-FN uint32_t first_item(uint32_t block, uint32_t items) {
-    return (uint32_t)((uint64_t)block * items / gridDim.x);
+FN uint32_t first_item(const mma_args *a, uint32_t block, uint32_t items, uint32_t groups) {
+    return a->whole ? (uint32_t)((uint64_t)block * (items / groups) / gridDim.x) * groups
+                    : (uint32_t)((uint64_t)block * items / gridDim.x);
 }
 FN uint32_t block_of(uint32_t item, uint32_t items) {
     return (uint32_t)((((uint64_t)item + 1) * gridDim.x - 1) / items);
 }
 
-// ROWS: 1, or 8 * NT.
+// ROWS: 1, or 8 * NT. Sums of trellis matrices are of twice the dot products until a group's shift.
 template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float *work, const mma_args *a) {
     constexpr int NT = (ROWS + 7) / 8;
-    constexpr bool single = ROWS == 1 && N != 16;
+    constexpr bool single = ROWS == 1;
+    constexpr uint32_t ITEM = UNITS * 32 * N, twice = N == 16 ? 0 : 1; // ITEM: words
     extern __shared__ __align__(16) uint32_t shared[];
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, g = lane / 4, t = lane % 4,
-                   cols = a->linear.w.cols, b = a->linear.w.b, groups = cols / b,
-                   pairs = (a->linear.w.rows + 31) / 32, items = pairs * groups, first = first_item(blockIdx.x, items),
-                   end = first_item(blockIdx.x + 1, items), pair0 = first / groups;
-    constexpr uint32_t ITEM = UNITS * 32 * N; // words
+                   cols = a->linear.w.cols, groups = cols / (UNITS * UNIT_COLS), pairs = (a->linear.w.rows + 31) / 32,
+                   items = pairs * groups, first = first_item(a, blockIdx.x, items, groups),
+                   end = first_item(a, blockIdx.x + 1, items, groups), pair0 = first / groups,
+                   n_pairs = (end - 1) / groups - pair0 + 1;
     uint32_t w[UNITS][N + 1], item = first + warp;
     const uint32_t *next = (const uint32_t *)weight + (uint64_t)item * ITEM;
     if (item < end)
@@ -155,34 +166,40 @@ template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float 
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;");
     { // the rest is on its way while the kernel before this one ends
-        const uint64_t from = (uint64_t)(first + warps) * (ITEM * 4), bytes = (uint64_t)(end - first) * (ITEM * 4),
-                       skipped = (uint64_t)warps * (ITEM * 4);
+        const uint64_t skipped = (uint64_t)warps * (ITEM * 4), from = first * (uint64_t)(ITEM * 4) + skipped,
+                       bytes = (uint64_t)(end - first) * (ITEM * 4);
         const uint32_t ahead = bytes <= skipped ? 0 : bytes - skipped < PREFETCH ? (uint32_t)(bytes - skipped) : PREFETCH;
         for (uint32_t i = threadIdx.x * 4096; i < ahead; i += blockDim.x * 4096)
             asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(weight + from + i),
                          "r"(ahead - i < 4096 ? ahead - i : 4096u));
     }
+#endif
+    uint32_t *x = shared;                                            // single: [cols/2] inputs, {x0, x1, x0, x1}
+    int32_t *offset = (int32_t *)(shared + (single ? cols / 2 : 0)); // single: [groups]
+    uint32_t *shifts = (uint32_t *)offset + (single ? groups : 0);   // single: [groups]
+    float *scales = (float *)shifts + (single ? groups : 0);         // [n_pairs][32]
+    int32_t *red = (int32_t *)(scales + n_pairs * 32);               // [n_pairs][ROWS][32]
+    for (uint32_t i = threadIdx.x; i < n_pairs * 32; i += blockDim.x) {
+        const uint32_t row = pair0 * 32 + i;
+        scales[i] = row < a->linear.w.rows ? ((const float *)weight)[a->linear.w.scale + row] : 0;
+    }
+    for (uint32_t i = threadIdx.x; i < n_pairs * ROWS * 32; i += blockDim.x) red[i] = 0;
+#if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
     const uint32_t *q = (const uint32_t *)work + a->linear.x.q, *d = (const uint32_t *)work + a->linear.x.d,
                    stride_x = a->linear.x.stride;
     const int32_t *q_sum = (const int32_t *)work + a->linear.x.q_sum;
-    const uint32_t n_pairs = first < end ? (end - 1) / groups - pair0 + 1 : 0;
-    uint32_t *x = shared;                                                // single: [cols/2] inputs, {x0, x1, x0, x1}
-    int32_t *offset = (int32_t *)(shared + (single ? cols / 2 : 0));     // single: [groups]
-    uint32_t *shifts = (uint32_t *)offset + (single ? groups : 0);       // single: [groups]
-    int32_t *red = (int32_t *)(shifts + (single ? groups : 0));          // [n_pairs][ROWS][32]
-    powers two;
-    two.set(a->one);
-    for (uint32_t i = threadIdx.x; i < n_pairs * ROWS * 32; i += blockDim.x) red[i] = 0;
+    const float m = single ? work[a->linear.x.m] * 0x1.020408p-7f : 0;
     if (single) {
         for (uint32_t i = threadIdx.x; i < cols / 4; i += blockDim.x) {
             const uint32_t v = q[i];
             ((uint2 *)x)[i] = make_uint2(__byte_perm(v, 0, 0x1010), __byte_perm(v, 0, 0x3232));
         }
         for (uint32_t i = threadIdx.x; i < groups; i += blockDim.x) {
-            shifts[i] = d[i * stride_x];
-            offset[i] = offset_of(q_sum[i * stride_x], d[i * stride_x]);
+            const uint32_t shift = d[i * stride_x];
+            shifts[i] = shift + twice;
+            offset[i] = offset_of(q_sum[i * stride_x], shift) << twice;
         }
     }
     __syncthreads();
@@ -195,41 +212,52 @@ template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float 
         for (int nt = 0; nt < NT; nt++)
 #pragma unroll
             for (int k = 0; k < 2; k++) {
-                const uint32_t at = group * stride_x + nt * 8 + 2 * t + k;
-                shift[nt][k] = single ? shifts[group] : d[at];
+                const uint32_t at = group * stride_x + nt * 8 + 2 * t + k, exact = single ? 0 : d[at];
+                shift[nt][k] = single ? shifts[group] : exact + twice;
                 c[nt][0][k] = c[nt][0][k + 2] = c[nt][1][k] = c[nt][1][k + 2] =
-                    single ? offset[group] : offset_of(q_sum[at], shift[nt][k]);
+                    single ? offset[group] : offset_of(q_sum[at], exact) << twice;
             }
 #pragma unroll
         for (int u = 0; u < UNITS; u++) {
             if (N != 16) w[u][N] = __shfl_sync(~0u, w[u][0], following());
-            if (single) {
-                const uint4 *at = (const uint4 *)(x + (group * b + u * UNIT_COLS + t * 16) / 2);
-                const uint4 b01 = at[0], b23 = at[1];
-                const uint32_t bs[8] = {b01.x, b01.y, b01.z, b01.w, b23.x, b23.y, b23.z, b23.w};
+            uint4 xs[NT][2]; // pairs 0..7 of a lane's step; int8: the first half are its 16 columns
 #pragma unroll
-                for (int m = 0; m < 4; m++)
-#pragma unroll
-                    for (int set = 0; set < 2; set++) {
-                        const int r = 16 * set + 2 * m;
-                        mma(c[0][set], fields<N>(two, w[u], r), fields<N>(two, w[u], r + 8), fields<N>(two, w[u], r + 1),
-                            fields<N>(two, w[u], r + 9), bs[2 * m], bs[2 * m + 1]);
+            for (int nt = 0; nt < NT; nt++)
+                if (single) {
+                    const uint4 *at = (const uint4 *)(x + (group * UNITS * UNIT_COLS + u * UNIT_COLS + t * 16) / 2);
+                    xs[nt][0] = at[0];
+                    xs[nt][1] = at[1];
+                } else {
+                    const uint4 v = *(const uint4 *)(q + ((uint64_t)(nt * 8 + g) * cols + (group * UNITS + u) * UNIT_COLS + t * 16) / 4);
+                    xs[nt][0] = v;
+                    if (N != 16) {
+                        xs[nt][0] = make_uint4(__byte_perm(v.x, 0, 0x1010), __byte_perm(v.x, 0, 0x3232),
+                                               __byte_perm(v.y, 0, 0x1010), __byte_perm(v.y, 0, 0x3232));
+                        xs[nt][1] = make_uint4(__byte_perm(v.z, 0, 0x1010), __byte_perm(v.z, 0, 0x3232),
+                                               __byte_perm(v.w, 0, 0x1010), __byte_perm(v.w, 0, 0x3232));
                     }
-            } else {
-                uint4 xs[NT];
+                }
+            if (N == 16) {
 #pragma unroll
-                for (int nt = 0; nt < NT; nt++)
-                    xs[nt] = *(const uint4 *)(q + ((uint64_t)(nt * 8 + g) * cols + group * b + u * UNIT_COLS + t * 16) / 4);
+                for (int half = 0; half < 2; half++)
 #pragma unroll
-                for (int m = 0; m < 2; m++)
-#pragma unroll
-                    for (int set = 0; set < 2; set++) {
-                        const uint32_t a0 = weights<N>(two, w[u], 2 * set, 2 * m), a1 = weights<N>(two, w[u], 2 * set + 1, 2 * m),
-                                       a2 = weights<N>(two, w[u], 2 * set, 2 * m + 1),
-                                       a3 = weights<N>(two, w[u], 2 * set + 1, 2 * m + 1);
+                    for (int set = 0; set < 2; set++)
 #pragma unroll
                         for (int nt = 0; nt < NT; nt++)
-                            mma(c[nt][set], a0, a1, a2, a3, m ? xs[nt].z : xs[nt].x, m ? xs[nt].w : xs[nt].y);
+                            mma<false>(c[nt][set], w[u][8 * set + 2 * half], w[u][8 * set + 4 + 2 * half], w[u][8 * set + 2 * half + 1],
+                                w[u][8 * set + 5 + 2 * half], half ? xs[nt][0].z : xs[nt][0].x, half ? xs[nt][0].w : xs[nt][0].y);
+            } else {
+#pragma unroll
+                for (int k = 0; k < 4; k++)
+#pragma unroll
+                    for (int set = 0; set < 2; set++) {
+                        const int r = 16 * set + 2 * k;
+                        const uint32_t windows[4] = {window<N>(w[u], r), window<N>(w[u], r + 8), window<N>(w[u], r + 1),
+                                                     window<N>(w[u], r + 9)};
+                        if (NT > 1 || (2 * k + set) % 8 % 3 == 0) // three of eight
+                            mma_fields<true, NT>(c, set, windows, xs, k);
+                        else
+                            mma_fields<false, NT>(c, set, windows, xs, k);
                     }
             }
             if (item + warps < end) load_words<N>(next + u * 32 * N, w[u]);
@@ -281,14 +309,19 @@ template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float 
     for (uint32_t i = threadIdx.x; i < n_pairs * rows * 8; i += blockDim.x) {
         const uint32_t lp = i / (rows * 8), row = i / 8 % rows;
         if ((lp == 0 && shared_first && !last[0]) || (lp && lp == n_pairs - 1 && shared_last && !last[1])) continue;
-        write_rows<4>(a, weight, work, row, (pair0 + lp) * 32 + i % 8 * 4, red + (lp * ROWS + row) * 32 + i % 8 * 4);
+        const uint32_t r = i % 8 * 4, at = (pair0 + lp) * 32 + r;
+        const float m_row = single ? m : work[a->linear.x.m + row] * 0x1.020408p-7f;
+        float *y = work + a->linear.y + (uint64_t)row * a->linear.y_stride;
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            if (at + k < a->linear.w.rows) y[at + k] = (float)red[(lp * ROWS + row) * 32 + r + k] * (scales[lp * 32 + r + k] * m_row);
     }
 }
 
 // ---- More rows ----
 //
-// A block is 128 rows of the matrix by 8*NT of the batch; a warp is half of a unit's rows (its first or second product)
-// by all of those. Inputs come through shared memory, a group at a time, one ahead.
+// A block is 256 rows of the matrix by 8*NT of the batch; a warp is half of a unit's rows (its first or second product)
+// by all of those. Inputs and weights come through shared memory, a group at a time, one or two ahead.
 
 FN void copy_async(void *to, const void *from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from));
@@ -308,75 +341,72 @@ FN bool last_of(uint32_t *done, uint32_t parts) {
     return last;
 }
 
-// Window i 0..15 of the half, in words from its first.
-template <int N, int HALF> FN uint32_t half_weights(const powers &two, const uint32_t *w, int r, int quad) {
-    if (N == 16) return w[r * 4 + quad];
-    constexpr int bit = HALF * 16 * N % 32; // of the first word
-    uint32_t f[2];
-#pragma unroll
-    for (int k = 0; k < 2; k++) {
-        const int at = bit + N * (8 * r + 2 * quad + k), word = at / 32, shift = at % 32;
-        uint32_t v;
-        if (shift == 0)
-            v = w[word] & 0xffff;
-        else if (shift == 16)
-            v = w[word] >> 16;
-        else if (shift > 16)
-            v = __funnelshift_r(w[word], w[word + 1], shift) & 0xffff;
-        else
-            v = w[word] * two.of[16 - shift] >> 16;
-        f[k] = (v * 0x517be2a9u & 0x7f7f7f7f) * 0x10001u;
+// Weights + 127 of row r 0..3, columns 4*quad..+3 of a lane's step.
+template <int N> FN uint32_t weights(const uint32_t *w, int r, int quad) {
+    if constexpr (N == 16) {
+        return w[r * 4 + quad];
+    } else {
+        const uint32_t a = window<N>(w, 8 * r + 2 * quad) * (uint32_t)MULTIPLIER & 0x7f7f7f7f,
+                       b = window<N>(w, 8 * r + 2 * quad + 1) * (uint32_t)MULTIPLIER & 0x7f7f7f7f;
+        return __byte_perm(a * 0x10001u, b * 0x10001u, 0x7632); // the sums are in the upper halves
     }
-    return __byte_perm(f[0], f[1], 0x7632);
 }
 
-template <int N, int NT, int HALF>
-FN void tile_half(const uint8_t *weight, float *work, const mma_args *a, uint8_t *shared, uint32_t pair) {
-    constexpr int ROWS = 8 * NT, STRIDE = 320, BUFFER = ROWS * (STRIDE + 8), COUNT = N == 16 ? 8 : (N + 1) / 2,
-                  FIRST = HALF * N / 2; // a lane's words of the half, and one that follows
+template <int N, int NT, int UNITS, int HALF>
+FN void tile_half(const uint8_t *weight, float *work, const mma_args *a, uint8_t *shared, uint32_t local_pair) {
+    constexpr int ROWS = 8 * NT, STRIDE = UNITS * UNIT_COLS + (UNITS == 1 ? 0 : 64), ITEM = UNITS * 32 * N, // ITEM: words
+        X = ROWS * (STRIDE + 8), BUFFER = X + TILE_PAIRS * ITEM * 4;
     const uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, row0 = blockIdx.x * ROWS, cols = a->linear.w.cols,
-                   b = a->linear.w.b, groups = cols / b, units = b / UNIT_COLS, pairs = (a->linear.w.rows + 31) / 32,
-                   part = blockIdx.z, parts = gridDim.z, first = part * groups / parts, end = (part + 1) * groups / parts;
+                   groups = cols / (UNITS * UNIT_COLS), pairs = (a->linear.w.rows + 31) / 32,
+                   pair = blockIdx.y * TILE_PAIRS + local_pair, part = blockIdx.z, parts = gridDim.z,
+                   first = part * groups / parts, end = (part + 1) * groups / parts, stages = a->stages, ahead = stages - 1;
     const bool mine = pair < pairs;
     const uint8_t *q = (const uint8_t *)(work + a->linear.x.q) + (uint64_t)row0 * cols;
     const uint32_t *d = (const uint32_t *)work + a->linear.x.d + row0, stride_x = a->linear.x.stride;
     const int32_t *q_sum = (const int32_t *)work + a->linear.x.q_sum + row0;
-    const uint32_t *w_all = (const uint32_t *)weight + (uint64_t)(mine ? pair : pairs - 1) * (cols / UNIT_COLS) * (32 * N);
 
     auto stage = [&](uint32_t group, uint32_t buffer) {
-        const uint32_t pieces = b / 16;
+        constexpr uint32_t PIECES = UNITS * 4, OF_PAIR = ITEM / 4;
         uint8_t *x = shared + buffer * BUFFER;
-        for (uint32_t i = threadIdx.x; i < ROWS * pieces; i += blockDim.x)
-            copy_async(x + i / pieces * STRIDE + i % pieces * 16, q + (uint64_t)(i / pieces) * cols + group * b + i % pieces * 16);
+#pragma unroll
+        for (uint32_t k = 0; k < (ROWS * PIECES + TILE_THREADS - 1) / TILE_THREADS; k++) {
+            const uint32_t i = threadIdx.x + k * TILE_THREADS;
+            if (ROWS * PIECES % TILE_THREADS == 0 || i < ROWS * PIECES)
+                copy_async(x + i / PIECES * STRIDE + i % PIECES * 16,
+                           q + (i / PIECES) * cols + group * (UNITS * UNIT_COLS) + i % PIECES * 16);
+        }
         if (threadIdx.x < ROWS / 4)
             copy_async(x + ROWS * STRIDE + threadIdx.x * 16, q_sum + group * stride_x + threadIdx.x * 4);
         else if (threadIdx.x < ROWS / 2)
             copy_async(x + ROWS * STRIDE + threadIdx.x * 16, d + group * stride_x + (threadIdx.x - ROWS / 4) * 4);
-    };
-    auto load = [&](uint32_t unit, uint32_t *w) { // the word behind the last is the next lane's first, or this one's
-        const uint32_t *from = w_all + (uint64_t)unit * (32 * N);
 #pragma unroll
-        for (int i = 0; i < COUNT; i++) w[i] = __ldg(from + word_at<N>(lane, FIRST + i));
-        if (N != 16) w[COUNT] = HALF ? __ldg(from + word_at<N>(following(), 0)) : __ldg(from + word_at<N>(lane, COUNT));
+        for (uint32_t k = 0; k < (TILE_PAIRS * OF_PAIR + TILE_THREADS - 1) / TILE_THREADS; k++) {
+            const uint32_t i = threadIdx.x + k * TILE_THREADS, p = min(blockIdx.y * TILE_PAIRS + i / OF_PAIR, pairs - 1);
+            if (TILE_PAIRS * OF_PAIR % TILE_THREADS == 0 || i < TILE_PAIRS * OF_PAIR)
+                copy_async(x + X + i * 16, weight + ((uint64_t)p * groups + group) * (ITEM * 4) + i % OF_PAIR * 16);
+        }
     };
     begin();
-    powers two;
-    two.set(a->one);
-    uint32_t w[COUNT + 1], ahead[COUNT + 1];
-    stage(first, 0);
-    asm volatile("cp.async.commit_group;");
-    load(first * units, ahead);
+    for (uint32_t i = 0; i < ahead; i++) {
+        if (first + i < end) stage(first + i, i);
+        asm volatile("cp.async.commit_group;");
+    }
     int32_t total[NT][4];
 #pragma unroll
     for (int i = 0; i < NT * 4; i++) total[i / 4][i % 4] = 0;
+    uint32_t buffer = 0;
     for (uint32_t group = first; group < end; group++) {
-        const uint8_t *x = shared + (group - first) % 2 * BUFFER;
+        const uint8_t *x = shared + buffer * BUFFER;
         const int32_t *sum_of = (const int32_t *)(x + ROWS * STRIDE);
-        const uint32_t *shift_of = (const uint32_t *)sum_of + ROWS;
-        if (group + 1 < end) stage(group + 1, (group + 1 - first) % 2);
+        const uint32_t *shift_of = (const uint32_t *)sum_of + ROWS, *words = (const uint32_t *)(x + X) + local_pair * ITEM;
+        if (ahead == 2)
+            asm volatile("cp.async.wait_group 1;");
+        else
+            asm volatile("cp.async.wait_group 0;");
+        __syncthreads(); // and all are done with the buffer that is filled next
+        const uint32_t free = buffer == 0 ? stages - 1 : buffer - 1;
+        if (group + ahead < end) stage(group + ahead, free);
         asm volatile("cp.async.commit_group;");
-        asm volatile("cp.async.wait_group 1;");
-        __syncthreads();
         int32_t c[NT][4];
 #pragma unroll
         for (int nt = 0; nt < NT; nt++)
@@ -385,25 +415,25 @@ FN void tile_half(const uint8_t *weight, float *work, const mma_args *a, uint8_t
                 const uint32_t n = nt * 8 + 2 * t + k;
                 c[nt][k] = c[nt][k + 2] = offset_of(sum_of[n], shift_of[n]);
             }
-        for (uint32_t u = 0; u < units; u++) {
 #pragma unroll
-            for (int i = 0; i <= COUNT; i++) w[i] = ahead[i];
-            if (group * units + u + 1 < end * units) load(group * units + u + 1, ahead);
-            uint32_t v[8];
+        for (int u = 0; u < UNITS; u++) {
+            uint32_t w[N + 1], v[8];
+            load_words<N, false>(words + u * 32 * N, w);
+            if (N != 16 && HALF) w[N] = __shfl_sync(~0u, w[0], following());
 #pragma unroll
-            for (int i = 0; i < 8; i++) v[i] = half_weights<N, HALF>(two, w, i / 4, i % 4);
+            for (int i = 0; i < 8; i++) v[i] = weights<N>(w, 2 * HALF + i / 4, i % 4);
 #pragma unroll
             for (int nt = 0; nt < NT; nt++) {
                 const uint4 xs = *(const uint4 *)(x + (nt * 8 + g) * STRIDE + u * UNIT_COLS + t * 16);
-                mma(c[nt], v[0], v[4], v[1], v[5], xs.x, xs.y);
-                mma(c[nt], v[2], v[6], v[3], v[7], xs.z, xs.w);
+                mma<false>(c[nt], v[0], v[4], v[1], v[5], xs.x, xs.y);
+                mma<false>(c[nt], v[2], v[6], v[3], v[7], xs.z, xs.w);
             }
         }
 #pragma unroll
         for (int nt = 0; nt < NT; nt++)
 #pragma unroll
             for (int i = 0; i < 4; i++) total[nt][i] += c[nt][i] >> shift_of[nt * 8 + 2 * t + i % 2];
-        __syncthreads();
+        buffer = buffer + 1 == stages ? 0 : buffer + 1;
     }
     const uint32_t stride = pairs * 32, row = pair * 32 + g * 4 + 2 * HALF;
     if (parts > 1) {
@@ -433,11 +463,11 @@ FN void tile_half(const uint8_t *weight, float *work, const mma_args *a, uint8_t
         }
 }
 
-template <int N, int NT> FN void tile(const uint8_t *weight, float *work, const mma_args *a) {
+template <int N, int NT, int UNITS> FN void tile(const uint8_t *weight, float *work, const mma_args *a) {
     extern __shared__ __align__(16) uint8_t tile_shared[];
-    const uint32_t warp = threadIdx.x / 32, pair = blockIdx.y * 4 + warp / 2;
+    const uint32_t warp = threadIdx.x / 32;
     if (warp % 2)
-        tile_half<N, NT, 1>(weight, work, a, tile_shared, pair);
+        tile_half<N, NT, UNITS, 1>(weight, work, a, tile_shared, warp / 2);
     else
-        tile_half<N, NT, 0>(weight, work, a, tile_shared, pair);
+        tile_half<N, NT, UNITS, 0>(weight, work, a, tile_shared, warp / 2);
 }
