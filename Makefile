@@ -35,7 +35,7 @@ endif
 CUDA_HOME  ?= $(firstword $(wildcard /usr/local/cuda /usr/lib/cuda))
 NVCC       ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(CUDA_HOME)/bin/nvcc))
 CUDA       ?= $(if $(NVCC),1,0)
-CUDA_ARCHS ?= 75 80 86 89 90 100 120
+CUDA_ARCHS ?= 75 80 86 89 90a 100 120
 NVCC_FLAGS := -O3 -std=c++17 -fmad=false -ftz=true -prec-div=true -prec-sqrt=true -lineinfo -Isrc \
   $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) \
   -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))

@@ -11,6 +11,11 @@ typedef struct attend_args {
     uint32_t *done; // [spans][groups of queries] zeros before and after
 } attend_args;
 
+// What this block has written, and other blocks before they counted themselves, is seen after it.
+FN void order_memory() {
+    asm volatile("fence.acq_rel.gpu;" ::: "memory");
+}
+
 template <int DIM, int Q> FN void attend(float *work, uint8_t *kv, const attend_args *all) {
     constexpr int WORDS = DIM / 4, PARTS = 256 / DIM, QUADS = 64 / PARTS, V = DIM / 32;
     const gpu_attention_args *a = &all->attention;

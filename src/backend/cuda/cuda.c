@@ -157,7 +157,8 @@ static void describe(CUdevice d, upg_cuda_info *info) {
 // ---- A device that runs ----
 
 enum { MAX_GRAPHS = 128, MAX_N = 17, MAX_PINNED = 4, MAX_SHARED = 96 << 10 };
-static const size_t SUMS = (size_t)16 << 20; // bytes for the sums of split linear layers
+static const size_t SUMS = (size_t)16 << 20, // bytes for sums of linear layers that blocks share
+    DONE = (size_t)1 << 20;                  // and for counts of blocks of attention that are done
 
 typedef struct graph {
     uint64_t key, used;
@@ -173,6 +174,8 @@ typedef struct cuda_gpu {
     CUdeviceptr memory, sums, done;
     upg_cuda_info info;
     CUfunction kernels[UPG_GPU_KERNELS], reorder[MAX_N], gemv[MAX_N][3][3], tile[MAX_N][2][3];
+    CUfunction transpose, wide[MAX_N][2]; // wide: of groups of 128 and 256 columns
+    bool transposed;                      // the quantised inputs are as wide kernels read them
     CUfunction quantise[2], quantise_cluster, heads[3], attend[2][2]; // quantise: of 1 and 3 chunks; heads of 64, 128, 256
     graph graphs[MAX_GRAPHS];
     uint64_t clock;
@@ -214,6 +217,7 @@ static int find_kernels(cuda_gpu *g, upg_error *e) {
     for (int i = 0; i < 2; i++)
         if (find(g, &g->quantise[i], 0, e, "quantise_%d", 1 + 2 * i)) return -1;
     if (g->info.major >= 9 && find(g, &g->quantise_cluster, 0, e, "quantise_cluster")) return -1;
+    if (g->info.major == 9 && find(g, &g->transpose, 0, e, "transpose")) return -1;
     for (int i = 0; i < 4; i++)
         if (find(g, &g->attend[i / 2][i % 2], 0, e, "attend_%d_%d", 64 << i / 2, 4 << i % 2)) return -1;
     for (int i = 0; i < 3; i++)
@@ -225,6 +229,8 @@ static int find_kernels(cuda_gpu *g, upg_error *e) {
         for (int k = n == 16; k < 3; k++)
             for (int u = 0; u < 3; u++)
                 if (find(g, &g->gemv[n][k][u], MAX_SHARED, e, "gemv_%d_%d_%d", n, of_rows[k], 1 << u)) return -1;
+        for (int k = 0; k < 2 && g->info.major == 9; k++)
+            if (find(g, &g->wide[n][k], (int)g->shared, e, "wide_%d_%d", n, 2 << k)) return -1;
         for (int k = 0; k < 2; k++)
             for (int u = 0; u < 3; u++)
                 if (find(g, &g->tile[n][k][u], (int)g->shared, e, "tile_%d_%d_%d", n, tiles[k], 1 << u)) return -1;
@@ -282,13 +288,13 @@ static int reserve(upg_gpu *base, size_t bytes, upg_gpu_address *at, upg_error *
     cuda_gpu *g = (cuda_gpu *)base;
     size_t left, all;
     if (current(g, e) || check(cu.cuMemGetInfo(&left, &all), "to say how much memory it has", e)) return -1;
-    const size_t needed = bytes + 2 * SUMS;
+    const size_t needed = bytes + SUMS + DONE;
     if (g->limit && g->limit < left) left = g->limit;
     if (needed > left || cu.cuMemAlloc(&g->memory, bytes) != CUDA_SUCCESS)
         return upg_fail(e, "%.2f GB of GPU memory are needed, and %.2f of %.2f GB are available on %s",
                         (double)needed * 1e-9, (double)left * 1e-9, (double)all * 1e-9, g->info.name);
-    if (check(cu.cuMemAlloc(&g->sums, 2 * SUMS), "to reserve memory", e) ||
-        check(cu.cuMemsetD8Async(g->sums, 0, 2 * SUMS, g->stream), "to clear memory", e) ||
+    if (check(cu.cuMemAlloc(&g->sums, SUMS + DONE), "to reserve memory", e) ||
+        check(cu.cuMemsetD8Async(g->sums, 0, SUMS + DONE, g->stream), "to clear memory", e) ||
         check(cu.cuMemsetD8Async(g->memory, 0, bytes, g->stream), "to clear memory", e))
         return -1;
     g->done = g->sums + SUMS;
@@ -359,7 +365,7 @@ static int launch(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
 // As mma_args of linear_mma.cuh.
 typedef struct mma_args {
     gpu_linear_args linear;
-    CUdeviceptr sums, done;
+    CUdeviceptr sums;
     uint32_t whole, stages;
 } mma_args;
 
@@ -407,7 +413,6 @@ static int start_product(cuda_gpu *g, const product *p, CUfunction f, mma_args *
     CUdeviceptr weight = p->l->weight, work = p->l->work;
     void *params[] = {&weight, &work, a};
     a->sums = g->sums;
-    a->done = g->done;
     return start(g, f, grid, threads, shared, params, e);
 }
 
@@ -432,8 +437,31 @@ static int few_rows(cuda_gpu *g, const product *p, uint32_t first, uint32_t rows
         if (shared <= MAX_SHARED || blocks == items) break;
     }
     a.whole = p->pairs >= 8 * blocks;
-    const uint32_t grid[3] = {blocks, 1, 1}, threads = p->n == 16 || size == 16 ? 512 : 768;
+    const uint32_t grid[3] = {blocks, 1, 1}, threads = 512;
     return start_product(g, p, g->gemv[p->n][size / 8][p->m->args.b / 128], &a, grid, threads, shared, e);
+}
+
+// Puts the quantised inputs into the order of wide kernels, or back.
+static int transpose(cuda_gpu *g, const product *p, bool wanted, upg_error *e) {
+    if (g->transposed == wanted) return 0;
+    const gpu_linear_args *a = p->l->args;
+    CUdeviceptr q = p->l->work + 4 * (uint64_t)a->x.q;
+    uint32_t n = a->n_rows * (a->w.cols / 64);
+    void *params[] = {&q, &n};
+    const uint32_t grid[3] = {(n + 255) / 256, 1, 1};
+    g->transposed = wanted;
+    return start(g, g->transpose, grid, 256, 0, params, e);
+}
+
+// Many rows, on Hopper. Returns 1 if this is not such a case.
+static int many_rows(cuda_gpu *g, const product *p, uint32_t rows, upg_error *e) {
+    const uint32_t b = p->m->args.b, stage = (128 * b + 1024 + 4 * b / 64 * 128 * (uint32_t)p->n + 1023) / 1024 * 1024;
+    if (rows <= 64 || b < 128 || !g->wide[p->n][b / 256] || 2 * stage + 1024 > g->shared) return 1;
+    mma_args a = {.stages = 3 * stage + 1024 <= g->shared ? 3 : 2};
+    memcpy(&a.linear, p->l->args, sizeof a.linear);
+    const uint32_t grid[3] = {(rows + 127) / 128, (p->pairs + 3) / 4, 1};
+    if (transpose(g, p, true, e)) return -1;
+    return start_product(g, p, g->wide[p->n][b / 256], &a, grid, 256, a.stages * stage + 1024, e);
 }
 
 // Returns 1 if the device has too little shared memory for that.
@@ -444,21 +472,24 @@ static int more_rows(cuda_gpu *g, const product *p, uint32_t rows, upg_error *e)
     if (2 * stage > g->shared) return 1;
     mma_args a = {.stages = 3 * stage <= g->shared ? 3 : 2};
     memcpy(&a.linear, p->l->args, sizeof a.linear);
-    const uint32_t grid[3] = {tiles, bands, parts_of(g, tiles * bands, p->groups, (size_t)rows * p->pairs * 128)};
+    const uint32_t grid[3] = {tiles, bands, parts_of(g, tiles * bands, p->groups, rows <= 64 ? (size_t)rows * p->pairs * 256 : SIZE_MAX)};
     return start_product(g, p, g->tile[p->n][k][p->m->args.b / 128], &a, grid, 512, a.stages * stage, e);
 }
 
 static int linear(upg_gpu *base, const upg_gpu_matrix *m, const upg_gpu_launch *l, upg_error *e) {
     cuda_gpu *g = (cuda_gpu *)base;
-    if (!m->order) return 1;
     gpu_linear_args a;
     memcpy(&a, l->args, sizeof a);
     const product p = {m, l, words_of(&m->args), (m->args.rows + 31) / 32, m->args.cols / m->args.b};
+    if (!m->order) return transpose(g, &p, false, e) ? -1 : 1;
+    const int rc = many_rows(g, &p, a.n_rows, e);
+    if (rc <= 0) return rc;
+    if (transpose(g, &p, false, e)) return -1;
     if (a.n_rows > 16) {
-        const int rc = more_rows(g, &p, a.n_rows, e);
-        if (rc <= 0) return rc;
+        const int more = more_rows(g, &p, a.n_rows, e);
+        if (more <= 0) return more;
     }
-    const size_t of_row = (size_t)p.pairs * 128;
+    const size_t of_row = (size_t)p.pairs * 256;
     const uint32_t most = 16 * of_row <= SUMS ? 16 : 8 * of_row <= SUMS ? 8 : 1;
     for (uint32_t at = 0; at < a.n_rows; at += most)
         if (few_rows(g, &p, at, a.n_rows - at < most ? a.n_rows - at : most, e)) return -1;
@@ -530,6 +561,7 @@ static uint32_t match_quantise(const gpu_rows_args *a, quantise_args *q) {
 
 static int rows(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     cuda_gpu *g = (cuda_gpu *)base;
+    g->transposed = false;
     gpu_rows_args head;
     memcpy(&head, l->args, sizeof head);
     const gpu_row_op *last = &head.ops[head.n_ops - 1];
@@ -565,7 +597,7 @@ typedef struct attend_args {
 
 static int attention(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     cuda_gpu *g = (cuda_gpu *)base;
-    attend_args a = {.done = g->done + SUMS / 2};
+    attend_args a = {.done = g->done};
     memcpy(&a.attention, l->args, sizeof a.attention);
     const uint32_t dim = a.attention.heads.head_dim;
     if (g->info.major < 8 || !a.attention.n_blocks || (dim != 64 && dim != 128)) return 1;

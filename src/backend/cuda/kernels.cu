@@ -2,6 +2,7 @@
 #include "kernels/kernels.h"
 #include "backend/cuda/attention_fast.cuh"
 #include "backend/cuda/linear_mma.cuh"
+#include "backend/cuda/linear_wgmma.cuh"
 #include "backend/cuda/rows_fast.cuh"
 
 // N: words a lane has of a unit: bits a step of the trellis, or 16: int8.
@@ -15,7 +16,7 @@ ALL_N(REORDER)
 
 #if __CUDA_ARCH__ >= 800 || !defined(__CUDA_ARCH__)
 #define GEMV(n, rows, units)                                                                                           \
-    extern "C" __global__ void __launch_bounds__(n == 16 || rows == 16 ? 512 : 768, 1)                                                      \
+    extern "C" __global__ void __launch_bounds__(512, n == 16 || rows == 16 ? 1 : 2)                                                      \
         gemv_##n##_##rows##_##units(const uint8_t *weight, float *work, const __grid_constant__ mma_args a) {          \
         gemv<n, rows, units>(weight, work, &a);                                                                        \
     }
@@ -36,6 +37,19 @@ UNITS(GEMV, 4, 1) UNITS(GEMV, 5, 1) UNITS(GEMV, 6, 1) UNITS(GEMV, 7, 1) UNITS(GE
 QUANTISE(1)
 QUANTISE(3)
 #if __CUDA_ARCH__ >= 900 || !defined(__CUDA_ARCH__)
+extern "C" __global__ void transpose(uint32_t *q, uint32_t n) {
+    begin();
+    transpose_inputs(q, n);
+}
+#define WIDE(n, units)                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
+        wide_##n##_##units(const uint8_t *weight, float *work, const __grid_constant__ mma_args a) {                   \
+        wide<n, units>(weight, work, &a);                                                                              \
+    }
+#if __CUDA_ARCH_FEAT_SM90_ALL
+#define WIDE_N(n) WIDE(n, 2) WIDE(n, 4)
+ALL_N(WIDE_N)
+#endif
 extern "C" __global__ void __cluster_dims__(8, 1, 1) __launch_bounds__(1024)
     quantise_cluster(float *work, const __grid_constant__ quantise_args a) {
     quantise<1, 8>(work, &a);

@@ -17,10 +17,9 @@ enum { UNIT_COLS = 64, TILE_PAIRS = 8, TILE_THREADS = 64 * TILE_PAIRS, PREFETCH 
 
 typedef struct mma_args {
     gpu_linear_args linear;
-    int32_t *sums;  // split: [batch rows][rows of w padded to 32], zeros before and after
-    uint32_t *done; // split: [row tiles][bands], zeros before and after
-    uint32_t whole;  // few rows: blocks take whole pairs of bands
-    uint32_t stages; // more rows: groups in shared memory, 2 or 3
+    unsigned long long *sums; // of parts: [batch rows][rows of w padded to 32], zeros before and after
+    uint32_t whole;           // few rows: blocks take whole pairs of bands
+    uint32_t stages;          // more rows: groups in shared memory, 2 or 3
 } mma_args;
 
 // ---- Words of a lane ----
@@ -120,24 +119,20 @@ FN int32_t offset_of(int32_t q_sum, uint32_t d) {
     return ((1 << d) >> 1) - 127 * q_sum;
 }
 
-// ROWS rows of the matrix from `row`, of one row of the batch.
-template <int ROWS>
-FN void write_rows(const mma_args *a, const uint8_t *weight, float *work, uint32_t batch_row, uint32_t row, const int32_t *acc) {
-    const float m = work[a->linear.x.m + batch_row] * 0x1.020408p-7f, *scale = (const float *)weight + a->linear.w.scale;
-    float *y = work + a->linear.y + (uint64_t)batch_row * a->linear.y_stride;
-#pragma unroll
-    for (int i = 0; i < ROWS; i++)
-        if (row + i < a->linear.w.rows) y[row + i] = (float)acc[i] * (scale[row + i] * m);
-}
-
 // ---- One to sixteen rows ----
 //
 // The matrix is a list of items, 32 rows by a group each, row by row. A block takes an equal run of them, whose ends may
 // lie within a pair of bands: the blocks that share one add their sums in device memory, and the last one of them writes.
 
-// What this block has written, and other blocks before they counted themselves, is seen after it.
-FN void order_memory() {
-    asm volatile("fence.acq_rel.gpu;" ::: "memory");
+// Adds a part to a sum that several blocks share. The last of them gets the whole of it, and leaves zero. A count of
+// the parts lies above bit 48.
+FN bool join(unsigned long long *sum, uint32_t parts, int32_t *acc) {
+    const long long before = (long long)atomicAdd(sum, ((unsigned long long)1 << 48) + (unsigned long long)(long long)*acc),
+                    low = (long long)((unsigned long long)before << 16) >> 16;
+    if ((before - low) >> 48 != (long long)parts - 1) return false;
+    *acc += (int32_t)low;
+    *sum = 0;
+    return true;
 }
 FN uint32_t first_item(const mma_args *a, uint32_t block, uint32_t items, uint32_t groups) {
     return a->whole ? (uint32_t)((uint64_t)block * (items / groups) / gridDim.x) * groups
@@ -275,46 +270,16 @@ template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float 
     }
     __syncthreads();
     // A block has at most two pairs that are not its own alone: its first and its last.
-    __shared__ uint32_t last[2];
-    const uint32_t rows = a->linear.n_rows, stride = pairs * 32, shared_first = first > pair0 * groups || end < (pair0 + 1) * groups,
-                   shared_last = n_pairs > 1 && end < (pair0 + n_pairs) * groups;
-    for (uint32_t k = 0; k < 2; k++) {
-        if (!(k ? shared_last : shared_first)) continue;
-        const uint32_t lp = k ? n_pairs - 1 : 0;
-        for (uint32_t i = threadIdx.x; i < rows * 32; i += blockDim.x)
-            atomicAdd(a->sums + (uint64_t)(i / 32) * stride + (pair0 + lp) * 32 + i % 32, red[lp * ROWS * 32 + i]);
-    }
-    if (shared_first || shared_last) {
-        __syncthreads();
-        if (threadIdx.x < 2 && (threadIdx.x ? shared_last : shared_first)) {
-            order_memory();
-            const uint32_t pair = pair0 + (threadIdx.x ? n_pairs - 1 : 0),
-                           parts = block_of((pair + 1) * groups - 1, items) - block_of(pair * groups, items) + 1;
-            last[threadIdx.x] = atomicAdd(a->done + pair, 1) == parts - 1;
-            if (last[threadIdx.x]) a->done[pair] = 0;
-            order_memory();
-        }
-        __syncthreads();
-        for (uint32_t k = 0; k < 2; k++) {
-            if (!(k ? shared_last : shared_first) || !last[k]) continue;
-            const uint32_t lp = k ? n_pairs - 1 : 0;
-            for (uint32_t i = threadIdx.x; i < rows * 32; i += blockDim.x) {
-                int32_t *at = a->sums + (uint64_t)(i / 32) * stride + (pair0 + lp) * 32 + i % 32;
-                red[lp * ROWS * 32 + i] = __ldcg(at);
-                *at = 0;
-            }
-        }
-        __syncthreads();
-    }
-    for (uint32_t i = threadIdx.x; i < n_pairs * rows * 8; i += blockDim.x) {
-        const uint32_t lp = i / (rows * 8), row = i / 8 % rows;
-        if ((lp == 0 && shared_first && !last[0]) || (lp && lp == n_pairs - 1 && shared_last && !last[1])) continue;
-        const uint32_t r = i % 8 * 4, at = (pair0 + lp) * 32 + r;
+    const uint32_t rows = a->linear.n_rows;
+    for (uint32_t i = threadIdx.x; i < n_pairs * rows * 32; i += blockDim.x) {
+        const uint32_t lp = i / (rows * 32), row = i / 32 % rows, r = i % 32, at = (pair0 + lp) * 32 + r, begin_of = (pair0 + lp) * groups;
+        const uint32_t parts = first > begin_of || end < begin_of + groups
+                                   ? block_of(begin_of + groups - 1, items) - block_of(begin_of, items) + 1
+                                   : 1;
+        int32_t acc = red[(lp * ROWS + row) * 32 + r];
+        if (at >= a->linear.w.rows || (parts > 1 && !join(a->sums + (uint64_t)row * (pairs * 32) + at, parts, &acc))) continue;
         const float m_row = single ? m : work[a->linear.x.m + row] * 0x1.020408p-7f;
-        float *y = work + a->linear.y + (uint64_t)row * a->linear.y_stride;
-#pragma unroll
-        for (int k = 0; k < 4; k++)
-            if (at + k < a->linear.w.rows) y[at + k] = (float)red[(lp * ROWS + row) * 32 + r + k] * (scales[lp * 32 + r + k] * m_row);
+        work[a->linear.y + (uint64_t)row * a->linear.y_stride + at] = (float)acc * (scales[lp * 32 + r] * m_row);
     }
 }
 
@@ -325,20 +290,6 @@ template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float 
 
 FN void copy_async(void *to, const void *from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from));
-}
-
-// Whether this block is the last of the parts of a place.
-FN bool last_of(uint32_t *done, uint32_t parts) {
-    __shared__ uint32_t last;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        order_memory();
-        last = atomicAdd(done, 1) == parts - 1;
-        if (last) *done = 0;
-        order_memory();
-    }
-    __syncthreads();
-    return last;
 }
 
 // Weights + 127 of row r 0..3, columns 4*quad..+3 of a lane's step.
@@ -360,7 +311,6 @@ FN void tile_half(const uint8_t *weight, float *work, const mma_args *a, uint8_t
                    groups = cols / (UNITS * UNIT_COLS), pairs = (a->linear.w.rows + 31) / 32,
                    pair = blockIdx.y * TILE_PAIRS + local_pair, part = blockIdx.z, parts = gridDim.z,
                    first = part * groups / parts, end = (part + 1) * groups / parts, stages = a->stages, ahead = stages - 1;
-    const bool mine = pair < pairs;
     const uint8_t *q = (const uint8_t *)(work + a->linear.x.q) + (uint64_t)row0 * cols;
     const uint32_t *d = (const uint32_t *)work + a->linear.x.d + row0, stride_x = a->linear.x.stride;
     const int32_t *q_sum = (const int32_t *)work + a->linear.x.q_sum + row0;
@@ -435,31 +385,17 @@ FN void tile_half(const uint8_t *weight, float *work, const mma_args *a, uint8_t
             for (int i = 0; i < 4; i++) total[nt][i] += c[nt][i] >> shift_of[nt * 8 + 2 * t + i % 2];
         buffer = buffer + 1 == stages ? 0 : buffer + 1;
     }
-    const uint32_t stride = pairs * 32, row = pair * 32 + g * 4 + 2 * HALF;
-    if (parts > 1) {
-#pragma unroll
-        for (int nt = 0; nt < NT; nt++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const uint32_t n = row0 + nt * 8 + 2 * t + i % 2;
-                if (mine && n < a->linear.n_rows) atomicAdd(a->sums + (uint64_t)n * stride + row + i / 2, total[nt][i]);
-            }
-        if (!last_of(a->done + blockIdx.x * gridDim.y + blockIdx.y, parts)) return;
-    }
+    const float *scale = (const float *)weight + a->linear.w.scale;
 #pragma unroll
     for (int nt = 0; nt < NT; nt++)
 #pragma unroll
-        for (int k = 0; k < 2; k++) {
-            const uint32_t n = row0 + nt * 8 + 2 * t + k;
-            if (!mine || n >= a->linear.n_rows) continue;
-            int32_t acc[2] = {total[nt][k], total[nt][k + 2]};
-            if (parts > 1)
-                for (int i = 0; i < 2; i++) {
-                    int32_t *at = a->sums + (uint64_t)n * stride + row + i;
-                    acc[i] = __ldcg(at);
-                    *at = 0;
-                }
-            write_rows<2>(a, weight, work, n, row, acc);
+        for (int i = 0; i < 4; i++) {
+            const uint32_t n = row0 + nt * 8 + 2 * t + i % 2, row = pair * 32 + g * 4 + 2 * HALF + i / 2;
+            if (row >= a->linear.w.rows || n >= a->linear.n_rows) continue;
+            int32_t acc = total[nt][i];
+            if (parts > 1 && !join(a->sums + (uint64_t)n * (pairs * 32) + row, parts, &acc)) continue;
+            work[a->linear.y + (uint64_t)n * a->linear.y_stride + row] =
+                (float)acc * (scale[row] * (work[a->linear.x.m + n] * 0x1.020408p-7f));
         }
 }
 
