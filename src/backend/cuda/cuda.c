@@ -176,7 +176,7 @@ typedef struct cuda_gpu {
     CUfunction kernels[UPG_GPU_KERNELS], reorder[MAX_N], gemv[MAX_N][3][3], tile[MAX_N][2][3];
     CUfunction transpose, wide[MAX_N][2]; // wide: of groups of 128 and 256 columns
     bool transposed;                      // the quantised inputs are as wide kernels read them
-    CUfunction quantise[2], quantise_cluster, heads[3], attend[2][2]; // quantise: of 1 and 3 chunks; heads of 64, 128, 256
+    CUfunction quantise[2], quantise_cluster, heads[3], attend[2][2], attend_many[2]; // quantise: of 1 and 3 chunks; heads of 64, 128, 256
     graph graphs[MAX_GRAPHS];
     uint64_t clock;
     bool capturing;
@@ -220,6 +220,8 @@ static int find_kernels(cuda_gpu *g, upg_error *e) {
     if (g->info.major == 9 && find(g, &g->transpose, 0, e, "transpose")) return -1;
     for (int i = 0; i < 4; i++)
         if (find(g, &g->attend[i / 2][i % 2], 0, e, "attend_%d_%d", 64 << i / 2, 4 << i % 2)) return -1;
+    for (int i = 0; i < 2; i++)
+        if (find(g, &g->attend_many[i], 0, e, "attend_many_%d", 64 << i)) return -1;
     for (int i = 0; i < 3; i++)
         if (find(g, &g->heads[i], 0, e, "heads_%d", 2 << i)) return -1;
     static const int sizes[] = {4, 5, 6, 7, 8, 16}, of_rows[] = {1, 8, 16}, tiles[] = {32, 64};
@@ -230,7 +232,7 @@ static int find_kernels(cuda_gpu *g, upg_error *e) {
             for (int u = 0; u < 3; u++)
                 if (find(g, &g->gemv[n][k][u], MAX_SHARED, e, "gemv_%d_%d_%d", n, of_rows[k], 1 << u)) return -1;
         for (int k = 0; k < 2 && g->info.major == 9; k++)
-            if (find(g, &g->wide[n][k], (int)g->shared, e, "wide_%d_%d", n, 2 << k)) return -1;
+            if (find(g, &g->wide[n][k], (int)g->shared, NULL, "wide_%d_%d", n, 2 << k)) g->wide[n][k] = NULL; // not built
         for (int k = 0; k < 2; k++)
             for (int u = 0; u < 3; u++)
                 if (find(g, &g->tile[n][k][u], (int)g->shared, e, "tile_%d_%d_%d", n, tiles[k], 1 << u)) return -1;
@@ -427,8 +429,9 @@ static int few_rows(cuda_gpu *g, const product *p, uint32_t first, uint32_t rows
     a.linear.y += first * a.linear.y_stride;
     a.linear.n_rows = rows;
     const uint32_t items = p->pairs * p->groups, single = p->m->args.cols * 2 + p->groups * 8;
-    uint32_t blocks = (uint32_t)g->info.processors, size, shared;
-    for (;; blocks *= 2) { // more where a block's sums would not fit
+    // Twice as many blocks of 512 threads as multiprocessors, where two fit on one.
+    uint32_t blocks = (uint32_t)g->info.processors * (p->n == 16 || rows > 8 ? 1 : 2), size, shared;
+    for (;; blocks *= 2) { // still more where a block's sums would not fit
         if (blocks > items) blocks = items;
         const uint32_t of_block = p->pairs / blocks + 3;
         const bool one = rows == 1 && p->n != 16 && single + of_block * 256 <= MAX_SHARED;
@@ -600,9 +603,11 @@ static int attention(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     attend_args a = {.done = g->done};
     memcpy(&a.attention, l->args, sizeof a.attention);
     const uint32_t dim = a.attention.heads.head_dim;
-    if (g->info.major < 8 || !a.attention.n_blocks || (dim != 64 && dim != 128)) return 1;
+    if (g->info.major < 8 || (dim != 64 && dim != 128)) return 1;
     CUdeviceptr work = l->work, kv = l->kv;
     void *params[] = {&work, &kv, &a};
+    const uint32_t many[3] = {a.attention.n_wide, l->groups[1], 1};
+    if (!a.attention.n_blocks) return start(g, g->attend_many[dim == 128], many, 256, 0, params, e);
     return start(g, g->attend[dim == 128][a.attention.queries > 4], l->groups, 256, 0, params, e);
 }
 

@@ -1,6 +1,7 @@
 // All kernels for CUDA: those that every device has, and linear layers on tensor cores.
 #include "kernels/kernels.h"
 #include "backend/cuda/attention_fast.cuh"
+#include "backend/cuda/attention_mma.cuh"
 #include "backend/cuda/linear_mma.cuh"
 #include "backend/cuda/linear_wgmma.cuh"
 #include "backend/cuda/rows_fast.cuh"
@@ -60,6 +61,13 @@ extern "C" __global__ void __cluster_dims__(8, 1, 1) __launch_bounds__(1024)
         attend_##dim##_##q(float *work, uint8_t *kv, const __grid_constant__ attend_args a) {                          \
         attend<dim, q>(work, kv, &a);                                                                                  \
     }
+#define ATTEND_MANY(dim)                                                                                               \
+    extern "C" __global__ void __launch_bounds__(256)                                                                  \
+        attend_many_##dim(float *work, uint8_t *kv, const __grid_constant__ attend_args a) {                           \
+        attend_many<dim>(work, kv, &a);                                                                                \
+    }
+ATTEND_MANY(64)
+ATTEND_MANY(128)
 ATTEND(64, 4)
 ATTEND(64, 8)
 ATTEND(128, 4)

@@ -39,6 +39,7 @@ typedef struct gpu_backend {
     uint8_t *flags;
     // The run in progress
     uint32_t n_rows, n_wanted, n_blocks, n_queries, staged_words; // n_queries: of a span and KV head, at most
+    uint32_t n_wide;                                              // wide spans
     bool gathered;
 } gpu_backend;
 
@@ -65,6 +66,7 @@ static void lay_out_batch(gpu_backend *b) {
     t->table = take(b, rows);
     t->wanted = take(b, (size_t)b->options.max_logits);
     t->spans = take(b, 4 * rows);
+    t->wide_spans = take(b, 4 * rows);
     b->max_blocks = (uint32_t)((b->options.n_positions + UPG_KV_BLOCK - 1) / UPG_KV_BLOCK);
     b->tables = take(b, rows * b->max_blocks);
     b->batch_words = b->words;
@@ -272,36 +274,50 @@ void upg_gpu_destroy(upg_backend *base) {
 
 // ---- Running ----
 
+// Cuts the batch into spans of at most `most` rows. Returns how many there are.
+static uint32_t stage_spans(gpu_backend *b, const upg_batch *batch, uint32_t to, uint32_t most) {
+    uint32_t *s = b->staged, *span = NULL, n = 0;
+    for (uint32_t i = 0; i < b->n_rows; i++) {
+        const bool follows =
+            i && batch->blocks[i] == batch->blocks[i - 1] && batch->positions[i] == batch->positions[i - 1] + 1;
+        if (!follows || span[1] == most) {
+            span = s + to + 4 * n++;
+            span[0] = i;
+            span[1] = 0;
+            span[2] = (uint32_t)batch->positions[i];
+            span[3] = s[b->rows.batch.table + i];
+        }
+        span[1]++;
+    }
+    return n;
+}
+
 static void stage_batch(gpu_backend *b, const upg_batch *batch) {
     const gpu_batch *t = &b->rows.batch;
-    uint32_t *s = b->staged, n_spans = 0, n_tables = 0, blocks = 1;
-    const uint32_t n = (uint32_t)batch->n_rows, most = GPU_QUERIES / b->attention.heads_a_group;
+    uint32_t *s = b->staged, n_tables = 0, blocks = 1;
+    const uint32_t n = (uint32_t)batch->n_rows, heads = b->attention.heads_a_group, most = GPU_QUERIES / heads;
     b->n_rows = n;
-    b->n_wanted = b->n_queries = 0;
+    b->n_wanted = 0;
     for (uint32_t i = 0; i < n; i++) {
         s[t->tokens + i] = (uint32_t)batch->tokens[i];
         s[t->positions + i] = (uint32_t)batch->positions[i];
         if (batch->wants[i]) s[t->wanted + b->n_wanted++] = i;
-        const bool same = i && batch->blocks[i] == batch->blocks[i - 1];
         const uint32_t used = (uint32_t)batch->positions[i] / UPG_KV_BLOCK + 1;
         if (used > blocks) blocks = used;
-        if (!same) n_tables++;
+        if (!i || batch->blocks[i] != batch->blocks[i - 1]) n_tables++;
         const uint32_t table = b->tables + (n_tables - 1) * b->max_blocks;
         s[t->table + i] = table;
         memcpy(s + table, batch->blocks[i], used * sizeof *s); // rows of a sequence go up: the last has it all
-        uint32_t *span = s + t->spans + 4 * (n_spans - 1);
-        if (!n_spans || !same || batch->positions[i] != batch->positions[i - 1] + 1 || span[1] == most) {
-            span = s + t->spans + 4 * n_spans++;
-            span[0] = i;
-            span[1] = 0;
-            span[2] = (uint32_t)batch->positions[i];
-            span[3] = table;
-        }
-        if (++span[1] * b->attention.heads_a_group > b->n_queries) b->n_queries = span[1] * b->attention.heads_a_group;
     }
     s[t->header] = n;
     s[t->header + 1] = b->n_wanted;
-    s[t->header + 2] = n_spans;
+    s[t->header + 2] = stage_spans(b, batch, t->spans, most);
+    s[t->header + 3] = b->n_wide = stage_spans(b, batch, t->wide_spans, GPU_WIDE_QUERIES / heads);
+    b->n_queries = 0;
+    for (uint32_t i = 0; i < s[t->header + 2]; i++) {
+        const uint32_t queries = s[t->spans + 4 * i + 1] * heads;
+        if (queries > b->n_queries) b->n_queries = queries;
+    }
     b->n_blocks = 1;
     while (b->n_blocks < blocks) b->n_blocks *= 2;
     if (b->n_blocks > b->max_blocks) b->n_blocks = b->max_blocks;
@@ -389,6 +405,7 @@ static int run_attention(gpu_backend *b, const upg_op *op, upg_error *e) {
     a.heads.kv_layer = (uint32_t)((size_t)op->layer * a.heads.kv_stride / (size_t)b->program->config->n_layers);
     a.n_blocks = split ? b->n_blocks : 0;
     a.queries = b->n_queries;
+    a.n_wide = b->n_wide;
     upg_gpu_launch l = {.kernel = b->n_queries <= 4 ? UPG_GPU_kernel_attention_4 : UPG_GPU_kernel_attention_8,
                         .groups = {b->n_rows, a.heads.n_kv_heads * a.parts, split ? b->n_blocks : 1},
                         .work = b->work,
