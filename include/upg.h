@@ -95,7 +95,7 @@ typedef struct upg_session_options {
     // a GPU if there is one with room for the model, else the CPU. NULL: the environment's UPG_DEVICE, else "auto".
     // Originals run in fp32 on the CPU, whatever this is. Not used after upg_session_new.
     const char *device;
-    size_t gpu_bytes; // the most memory to take of a GPU. 0: what is free
+    size_t gpu_bytes; // the most memory to take of a GPU. 0: UPG_GPU_MEMORY gigabytes, if set, else what is free
 } upg_session_options;
 UPG_API upg_session *upg_session_new(const upg_model *m, const upg_session_options *options, upg_error *e);
 UPG_API void upg_session_free(upg_session *s);

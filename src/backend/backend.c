@@ -38,10 +38,24 @@ static upg_backend *first_with_room(const upg_program *program, const upg_backen
     return NULL;
 }
 
+// What NULL stands for.
+static const char *device_of(const char *device) {
+    if (!device) device = getenv("UPG_DEVICE");
+    return device && *device ? device : "auto";
+}
+
+void upg_backend_prepare(const char *device) {
+    device = device_of(device);
+    for (size_t i = 0; i < N_BACKENDS; i++)
+        if (backends[i]->prepare && (!strcmp(device, "auto") || is_named(backends[i], device)))
+            backends[i]->prepare(device);
+}
+
 upg_backend *upg_backend_new(const upg_program *program, const upg_backend_options *options, upg_error *e) {
     upg_backend_options o = *options;
-    if (!o.device) o.device = getenv("UPG_DEVICE");
-    if (!o.device || !*o.device || !program->source->compressed) o.device = "auto";
+    const char *limit = getenv("UPG_GPU_MEMORY"); // gigabytes
+    o.device = program->source->compressed ? device_of(o.device) : "auto";
+    if (!o.gpu_bytes && limit) o.gpu_bytes = (size_t)(1e9 * strtod(limit, NULL));
     if (!strcmp(o.device, "auto")) return first_with_room(program, &o, e);
     for (size_t i = 0; i < N_BACKENDS; i++)
         if (is_named(backends[i], o.device) && backends[i]->accepts(program->source))

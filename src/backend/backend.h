@@ -35,6 +35,8 @@ typedef struct upg_backend_api {
     // Whether this backend runs such weights (compressed or original ones).
     bool (*accepts)(const upg_weights *source);
     bool (*present)(void); // whether "auto" tries it; NULL: it does
+    // Opens what the device needs of the system and keeps it for as long as the process lives; NULL: nothing.
+    void (*prepare)(const char *device);
     upg_backend *(*create)(const upg_program *program, const upg_backend_options *options, upg_error *e);
     void (*destroy)(upg_backend *b);
     // Runs the program. Device trouble is an error; a row with values that are not finite only has its flag set.
@@ -73,6 +75,8 @@ static inline void upg_op_end(const upg_backend_options *o, int i, double begin)
 int upg_batch_check(const upg_batch *batch, const upg_config *c, const upg_backend_options *options, upg_error *e);
 // A backend for the program on options->device, as upg_session_options has it.
 upg_backend *upg_backend_new(const upg_program *program, const upg_backend_options *options, upg_error *e);
+// Opens what the device (as above) needs of the system, before a sandbox closes. What it lacks is told later.
+void upg_backend_prepare(const char *device);
 // Of a KV block, on whatever device the weights run.
 size_t upg_backend_kv_bytes(const upg_weights *source, const upg_config *c);
 

@@ -404,6 +404,7 @@ const cli_verb cli_bench = {
         "upg bench layers time of a layer, beside NumPy and plain Python, and how it grows\n"
         "upg bench ops     where the time goes, op by op\n"
         "upg bench spmv    a matrix times a vector in every encoding, beside NumPy, SciPy and plain Python\n",
+    .devices = true,
     .groups = {{table, 0}, {bench_source_options, offsetof(options, source)}},
     .max_args = 1,
     .run = run};

@@ -233,6 +233,7 @@ const cli_verb cli_bench_ops = {
         "Ops of all layers together, linear layers by their tensor; for one row at a position, and for a batch of "
         "rows\n"
         "from there on, of which the last has logits. Ops that a backend runs as one count as the first of them.\n",
+    .devices = true,
     .groups = {{options_table, 0}, {bench_source_options, offsetof(options, source)}},
     .max_args = 1,
     .run = run};

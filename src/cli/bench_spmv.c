@@ -295,5 +295,6 @@ const cli_verb cli_bench_spmv = {
         "scipy_csr, numpy_dense and python multiply cpu_spmv's matrix in f32. Each product takes an f32 vector to\n"
         "an f32 vector. Times are [low mid high]: 5th percentile, median and 95th percentile of the products\n"
         "measured, the matrix warm from those before. The last lines fit how time grows with the side N.\n",
+    .devices = true,
     .groups = {{table, 0}},
     .run = run};

@@ -308,6 +308,7 @@ const cli_verb cli_chat = {
         "Nothing typed becomes a control token. A line that ends with a backslash goes on, \"\"\" begins and ends a\n"
         "message of several lines, lines that begin with a slash are commands (/help). Answers have at most 1024\n"
         "tokens, if -n does not say otherwise.\n",
+    .devices = true,
     .groups = {{table, 0},
                {cli_answer_options, AT(answer)},
                {cli_setup_options, AT(setup)},

@@ -44,10 +44,11 @@ typedef struct cli_verb {
     const char *about;                 // paragraphs of help, each line ended
     cli_group groups[5];               // ends with a NULL table
     int min_args, max_args;            // beside the options; at most 4
+    bool devices;                      // it runs models: --device and --gpu-memory
     int (*run)(int argc, char **argv); // argv[0] is the verb; returns the exit status
 } cli_verb;
 
-extern const cli_verb cli_bench, cli_chat, cli_compress, cli_eval, cli_inspect, cli_list, cli_rm, cli_run, cli_serve,
+extern const cli_verb cli_bench, cli_chat, cli_compress, cli_devices, cli_eval, cli_inspect, cli_list, cli_rm, cli_run, cli_serve,
     cli_tokenize;
 
 // Fills the verb's struct and args[max_args] (NULL where there is none); -1, or the exit status after --help or a

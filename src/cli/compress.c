@@ -226,6 +226,7 @@ const cli_verb cli_compress = {
         "--effort fast    8192 tokens of calibration, bits by a model of the code's errors\n"
         "         normal  32768 tokens, bits by measured sensitivity (2048 tokens)\n"
         "         best    131072 tokens, sensitivity by 8192, exact search\n",
+    .devices = true,
     .groups = {{table, 0}},
     .min_args = 1,
     .max_args = 1,

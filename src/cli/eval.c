@@ -218,6 +218,7 @@ const cli_verb cli_eval = {
         "(accuracy), or\n"
         "of the highest per character (normalised accuracy, the figure to quote where endings differ in length).\n"
         "--last-word: a line is {\"text\": TEXT}; right if every token of the last word is the likeliest one.\n",
+    .devices = true,
     .groups = {{table, 0}, {cli_tasks_options, offsetof(options, tasks)}},
     .min_args = 1,
     .max_args = 1,

@@ -8,6 +8,23 @@
 
 enum { LONG_ONLY = 256, MAX_OPTIONS = 64 };
 
+// What is said of devices holds for every session that the command makes, however deep: the library reads it there.
+static int set_environment(const cli_option *o, void *group, const char *text, upg_error *e) {
+    (void)group;
+    const bool memory = !strcmp(o->name, "gpu-memory");
+    char *end;
+    const double gigabytes = strtod(text, &end);
+    if (memory && (end == text || *end || !(gigabytes > 0 && gigabytes <= 1e6)))
+        return upg_fail(e, "--%s %s: not a number of gigabytes", o->name, text);
+    return setenv(memory ? "UPG_GPU_MEMORY" : "UPG_DEVICE", text, 1) ? upg_fail(e, "out of memory") : 0;
+}
+static const cli_option device_options[] = {
+    {"device", 0, "D", "auto (default: a GPU with room, else the CPU), cpu, cuda or cuda:N; upg devices lists them",
+     CLI_SET, .set = set_environment},
+    {"gpu-memory", 0, "GB", "the most memory to take of a GPU (default: what is free)", CLI_SET,
+     .set = set_environment},
+    {0}};
+
 static const cli_option help_option = {.name = "help", .letter = 'h', .help = "this text"};
 
 int cli_failed(const upg_error *e) {
@@ -37,6 +54,7 @@ static void print_help(const cli_verb *verb) {
     printf("usage: upg %s %s\n\n%s\n", verb->name, verb->arguments, verb->about);
     for (const cli_group *g = verb->groups; g->options; g++)
         for (const cli_option *o = g->options; o->name; o++) print_option(o);
+    for (const cli_option *o = device_options; verb->devices && o->name; o++) print_option(o);
     print_option(&help_option);
 }
 
@@ -120,6 +138,7 @@ int cli_parse(const cli_verb *verb, int argc, char **argv, void *options, const 
     add(&p, &help_option, 0);
     for (const cli_group *g = verb->groups; g->options; g++)
         for (const cli_option *o = g->options; o->name; o++) add(&p, o, g->offset);
+    for (const cli_option *o = device_options; verb->devices && o->name; o++) add(&p, o, 0);
     for (int c; (c = getopt_long(argc, argv, p.shorts, p.longs, NULL)) != -1;) {
         int i = find(&p, c);
         if (i == 0) {

@@ -115,6 +115,7 @@ const cli_verb cli_run = {
         "--template-args) answers it. MODEL is a .upg file, a name from upg list, or an original (folder or GGUF\n"
         "file), which runs in fp32; without it the embedded default model tells a story. At most 256 tokens, if -n\n"
         "does not say otherwise.\n",
+    .devices = true,
     .groups = {{table, 0},
                {cli_answer_options, AT(answer)},
                {cli_setup_options, AT(setup)},

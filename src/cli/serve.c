@@ -179,6 +179,7 @@ const cli_verb cli_serve = {
         "GGUF file); without it the embedded default model. An answer does not depend on load: the same request with\n"
         "the same seed gets the same bytes. SIGTERM stops it when running answers have ended, SIGHUP reads keys "
         "anew.\n",
+    .devices = true,
     .groups = {{table, 0}, {cli_setup_options, AT(setup)}},
     .max_args = 1,
     .run = run};

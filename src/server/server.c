@@ -5,6 +5,7 @@
 #include "engine/model.h"
 #include "server/handlers.h"
 #include "server/http.h"
+#include "backend/backend.h"
 #include "server/sandbox.h"
 #include <errno.h>
 #include <libgen.h>
@@ -211,6 +212,7 @@ server *server_start(const server_options *options, const upg_model *m, const ch
     own.log_ctx = s;
     int taken = options->port;
     int rc = open_files(v, chat_template, &taken, e);
+    if (!rc && options->sandbox) upg_backend_prepare(NULL);
     if (!rc && options->sandbox) rc = close_sandbox(v, own.kv_dir, e);
     if (!rc && !(s->scheduler = upg_scheduler_new(m, &own, e))) rc = -1;
     if (!rc && !(s->http = http_new(s, v->guard, v->log, e))) rc = -1;

@@ -256,9 +256,14 @@ static void close_device(upg_gpu *base) {
     free(g);
 }
 
+// The 1 of "cuda:1".
+static int index_of(const char *device) {
+    const char *colon = device ? strchr(device, ':') : NULL;
+    return colon ? atoi(colon + 1) : 0;
+}
+
 static upg_gpu *open_device(const upg_backend_options *o, upg_error *e) {
-    const char *colon = o->device ? strchr(o->device, ':') : NULL;
-    const int index = colon ? atoi(colon + 1) : 0, n = upg_cuda_count(e);
+    const int index = index_of(o->device), n = upg_cuda_count(e);
     if (n < 0) return NULL;
     if (index < 0 || index >= n) {
         upg_fail(e, n ? "there is no device cuda:%d; there are %d" : "there is no NVIDIA GPU", index, n);
@@ -662,10 +667,15 @@ static const upg_gpu_api cuda_api = {.name = "cuda",
 static bool present(void) {
     return upg_cuda_count(NULL) > 0;
 }
+static void prepare(const char *device) {
+    CUdevice d;
+    CUcontext context; // never released
+    if (present() && cu.cuDeviceGet(&d, index_of(device)) == CUDA_SUCCESS) cu.cuDevicePrimaryCtxRetain(&context, d);
+}
 static upg_backend *create(const upg_program *program, const upg_backend_options *options, upg_error *e) {
     return upg_gpu_create(&upg_backend_cuda, &cuda_api, program, options, e);
 }
-const upg_backend_api upg_backend_cuda = UPG_GPU_BACKEND("cuda", present, create);
+const upg_backend_api upg_backend_cuda = UPG_GPU_BACKEND("cuda", present, prepare, create);
 
 int upg_cuda_describe(int device, upg_cuda_info *info, upg_error *e) {
     CUdevice d;

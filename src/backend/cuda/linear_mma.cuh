@@ -13,7 +13,7 @@
 #include "kernels/args.h"
 #include "kernels/port.h"
 
-enum { UNIT_COLS = 64, TILE_PAIRS = 8, TILE_THREADS = 64 * TILE_PAIRS, PREFETCH = 65536 }; // PREFETCH: bytes a block asks L2 for
+enum { UNIT_COLS = 64, TILE_PAIRS = 8, TILE_THREADS = 64 * TILE_PAIRS };
 
 typedef struct mma_args {
     gpu_linear_args linear;
@@ -158,17 +158,6 @@ template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float 
     if (item < end)
 #pragma unroll
         for (int c = 0; c < UNITS; c++) load_words<N>(next + c * 32 * N, w[c]);
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;");
-    { // the rest is on its way while the kernel before this one ends
-        const uint64_t skipped = (uint64_t)warps * (ITEM * 4), from = first * (uint64_t)(ITEM * 4) + skipped,
-                       bytes = (uint64_t)(end - first) * (ITEM * 4);
-        const uint32_t ahead = bytes <= skipped ? 0 : bytes - skipped < PREFETCH ? (uint32_t)(bytes - skipped) : PREFETCH;
-        for (uint32_t i = threadIdx.x * 4096; i < ahead; i += blockDim.x * 4096)
-            asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(weight + from + i),
-                         "r"(ahead - i < 4096 ? ahead - i : 4096u));
-    }
-#endif
     uint32_t *x = shared;                                            // single: [cols/2] inputs, {x0, x1, x0, x1}
     int32_t *offset = (int32_t *)(shared + (single ? cols / 2 : 0)); // single: [groups]
     uint32_t *shifts = (uint32_t *)offset + (single ? groups : 0);   // single: [groups]
@@ -179,9 +168,7 @@ template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float 
         scales[i] = row < a->linear.w.rows ? ((const float *)weight)[a->linear.w.scale + row] : 0;
     }
     for (uint32_t i = threadIdx.x; i < n_pairs * ROWS * 32; i += blockDim.x) red[i] = 0;
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
+    begin(); // weights and scales do not depend on what runs before
     const uint32_t *q = (const uint32_t *)work + a->linear.x.q, *d = (const uint32_t *)work + a->linear.x.d,
                    stride_x = a->linear.x.stride;
     const int32_t *q_sum = (const int32_t *)work + a->linear.x.q_sum;

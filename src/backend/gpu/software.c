@@ -100,4 +100,4 @@ static bool never(void) {
 static upg_backend *create(const upg_program *program, const upg_backend_options *options, upg_error *e) {
     return upg_gpu_create(&upg_backend_software, &software_api, program, options, e);
 }
-const upg_backend_api upg_backend_software = UPG_GPU_BACKEND("software", never, create);
+const upg_backend_api upg_backend_software = UPG_GPU_BACKEND("software", never, NULL, create);
