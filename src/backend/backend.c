@@ -51,6 +51,14 @@ void upg_backend_prepare(const char *device) {
             backends[i]->prepare(device);
 }
 
+const char *upg_backend_gpu(void) {
+    const char *device = device_of(NULL);
+    for (size_t i = 0; i < N_BACKENDS; i++)
+        if (backends[i]->present && (strcmp(device, "auto") ? is_named(backends[i], device) : backends[i]->present()))
+            return backends[i]->name;
+    return NULL;
+}
+
 upg_backend *upg_backend_new(const upg_program *program, const upg_backend_options *options, upg_error *e) {
     upg_backend_options o = *options;
     const char *limit = getenv("UPG_GPU_MEMORY"); // gigabytes

@@ -6,15 +6,15 @@
 #include "program/program.h"
 
 typedef struct upg_backend_options {
-    int max_rows;    // rows of a batch
-    int max_logits;  // rows of a batch whose logits are wanted
-    int n_positions; // context: positions are below this
-    int n_blocks;    // KV blocks of 256 positions in the pool
-    upg_pool *pool;  // threads, shared, outlives the backend
-    const char *isa; // CPU path to force ("scalar", "avx2", ...), or NULL for the best
+    int max_rows;       // rows of a batch
+    int max_logits;     // rows of a batch whose logits are wanted
+    int n_positions;    // context: positions are below this
+    int n_blocks;       // KV blocks of 256 positions in the pool
+    upg_pool *pool;     // threads, shared, outlives the backend
+    const char *isa;    // CPU path to force ("scalar", "avx2", ...), or NULL for the best
     const char *device; // as upg_session_options has it
     size_t gpu_bytes;   // the most memory of a GPU; 0: what is free
-    double *seconds; // [n_ops] the time that each op of the program takes is added here; NULL: nothing is timed
+    double *seconds;    // [n_ops] the time that each op of the program takes is added here; NULL: nothing is timed
 } upg_backend_options;
 
 // A batch. Rows of one sequence are in order of position, each position following the last one stored for that
@@ -77,6 +77,8 @@ int upg_batch_check(const upg_batch *batch, const upg_config *c, const upg_backe
 upg_backend *upg_backend_new(const upg_program *program, const upg_backend_options *options, upg_error *e);
 // Opens what the device (as above) needs of the system, before a sandbox closes. What it lacks is told later.
 void upg_backend_prepare(const char *device);
+// The name of the GPU that UPG_DEVICE or "auto" leads to ("cuda"), or NULL: none.
+const char *upg_backend_gpu(void);
 // Of a KV block, on whatever device the weights run.
 size_t upg_backend_kv_bytes(const upg_weights *source, const upg_config *c);
 

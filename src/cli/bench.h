@@ -54,6 +54,8 @@ typedef struct bench_rows {
 // seconds: [n] samples, n at least 1; they are put in order.
 int bench_rows_add(bench_rows *rows, const char *name, int size, double *seconds, int n, upg_error *e);
 void bench_rows_free(bench_rows *rows);
+// Adds the row of a square coded matrix times a vector on the GPU that UPG_DEVICE or "auto" leads to.
+int bench_spmv_gpu(const upg_tensor *w, const char *name, int repeats, upg_pool *pool, bench_rows *rows, upg_error *e);
 
 // "GROUP/NAME_SIZE time: [low mid high]"; then, for each name that has several sizes, how time grows with size. In JSON
 // rows are elements of a list that the exponents close, and the object around it.

@@ -15,17 +15,18 @@ typedef struct options {
     bench_output output;
     bool no_baselines;
     const char *python;
+    const char *gpu; // "cuda", or NULL
 } options;
 
 static const struct {
-    const char *name;
+    const char *name; // behind "cpu_" and the GPUs' names
     upg_encoding encoding;
     int s;
     bool unrotated;
-} kinds[] = {{"cpu_spmv", UPG_SPARSE, 8, true},
-             {"cpu_sparse4", UPG_SPARSE, 4, true},
-             {"cpu_int8", UPG_INT8, 0, false},
-             {"cpu_trellis", UPG_TRELLIS, 6, false}};
+} kinds[] = {{"spmv", UPG_SPARSE, 8, true},
+             {"sparse4", UPG_SPARSE, 4, true},
+             {"int8", UPG_INT8, 0, false},
+             {"trellis", UPG_TRELLIS, 6, false}};
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
 // A product of one kind and size.
@@ -227,7 +228,11 @@ static int one_size(const options *o, int n, bool first, const upg_cpu_kernels *
     for (int k = 0; k < N_KINDS; k++) {
         product p;
         size_t from = rows->n;
-        int rc = product_new(&p, k, n, kernels, pool, e) ? -1 : measure(&p, kinds[k].name, o->repeats, rows, e);
+        char name[32];
+        snprintf(name, sizeof name, "cpu_%s", kinds[k].name);
+        int rc = product_new(&p, k, n, kernels, pool, e) ? -1 : measure(&p, name, o->repeats, rows, e);
+        snprintf(name, sizeof name, "%s_%s", o->gpu, kinds[k].name);
+        if (!rc && o->gpu) rc = bench_spmv_gpu(&p.w, name, o->repeats, pool, rows, e);
         if (!rc && !k && python) rc = baselines(o, &p, first, rows, e);
         upg_arena_free(&p.memory);
         if (!rc && cli_interrupted) rc = upg_fail(e, "interrupted");
@@ -283,6 +288,7 @@ static const cli_option table[] = {
 static int run(int argc, char **argv) {
     options o = {.repeats = DEFAULT_REPEATS, .sizes = {{512, 1024, 2048, 4096, 5120}, 5}, .python = "python3"};
     int status = cli_parse(&cli_bench_spmv, argc, argv, &o, NULL);
+    o.gpu = upg_backend_gpu();
     return status >= 0 ? status : bench_run(run_sizes, &o);
 }
 
@@ -292,6 +298,7 @@ const cli_verb cli_bench_spmv = {
     .arguments = "[OPTIONS]",
     .about =
         "Rows: cpu_spmv (sparse, int8 values), cpu_sparse4 (sparse, 4-bit values), cpu_int8, cpu_trellis (3 bits);\n"
+        "cuda_spmv and so on the same on an NVIDIA GPU, where --device is or finds one;\n"
         "scipy_csr, numpy_dense and python multiply cpu_spmv's matrix in f32. Each product takes an f32 vector to\n"
         "an f32 vector. Times are [low mid high]: 5th percentile, median and 95th percentile of the products\n"
         "measured, the matrix warm from those before. The last lines fit how time grows with the side N.\n",

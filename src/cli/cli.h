@@ -48,8 +48,8 @@ typedef struct cli_verb {
     int (*run)(int argc, char **argv); // argv[0] is the verb; returns the exit status
 } cli_verb;
 
-extern const cli_verb cli_bench, cli_chat, cli_compress, cli_devices, cli_eval, cli_inspect, cli_list, cli_rm, cli_run, cli_serve,
-    cli_tokenize;
+extern const cli_verb cli_bench, cli_chat, cli_compress, cli_devices, cli_eval, cli_inspect, cli_list, cli_rm, cli_run,
+    cli_serve, cli_tokenize;
 
 // Fills the verb's struct and args[max_args] (NULL where there is none); -1, or the exit status after --help or a
 // message.

@@ -50,8 +50,9 @@ static int describe_cuda(device *all) {
             snprintf(d->problem, sizeof d->problem, "%s", e.message);
             continue;
         }
-        snprintf(d->what, sizeof d->what, "%s, compute capability %d.%d, %d multiprocessors, %.1f of %.1f GB free", info.name,
-                 info.major, info.minor, info.processors, (double)info.free_bytes * 1e-9, (double)info.bytes * 1e-9);
+        snprintf(d->what, sizeof d->what, "%s, compute capability %d.%d, %d multiprocessors, %.1f of %.1f GB free",
+                 info.name, info.major, info.minor, info.processors, (double)info.free_bytes * 1e-9,
+                 (double)info.bytes * 1e-9);
         snprintf(d->problem, sizeof d->problem, "%s", info.problem);
     }
     return n < MAX_DEVICES - 2 ? n : MAX_DEVICES - 2;

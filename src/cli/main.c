@@ -2,9 +2,8 @@
 #include "cli/cli.h"
 #include <string.h>
 
-static const cli_verb *const verbs[] = {&cli_chat,    &cli_run,      &cli_serve, &cli_compress, &cli_eval,
-                                        &cli_inspect, &cli_tokenize, &cli_list,  &cli_rm,       &cli_bench,
-                                        &cli_devices};
+static const cli_verb *const verbs[] = {&cli_chat,     &cli_run,  &cli_serve, &cli_compress, &cli_eval,   &cli_inspect,
+                                        &cli_tokenize, &cli_list, &cli_rm,    &cli_bench,    &cli_devices};
 enum { N_VERBS = sizeof verbs / sizeof *verbs };
 
 static void help(FILE *f) {

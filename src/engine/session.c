@@ -50,7 +50,7 @@ static int reserve(upg_session *s, upg_error *e) {
     const upg_session_options *o = &s->options;
     size_t rows = (size_t)o->max_rows, seqs = (size_t)o->n_sequences;
     s->max_blocks = (o->context + UPG_KV_BLOCK - 1) / UPG_KV_BLOCK;
-    size_t n_entries = seqs * (size_t)s->max_blocks, 
+    size_t n_entries = seqs * (size_t)s->max_blocks,
            block_bytes = upg_backend_kv_bytes(&s->model->weights, &s->model->config);
     size_t n_blocks = o->kv_bytes ? o->kv_bytes / block_bytes : n_entries;
     if (n_entries > INT32_MAX || n_blocks > INT32_MAX)

@@ -8,10 +8,10 @@
 enum {
     GROUP_LANES = 256,
     GPU_MAX_DIM = 256,
-    GPU_QUERIES = 8,     // queries that a group of attention takes at most
+    GPU_QUERIES = 8,       // queries that a group of attention takes at most
     GPU_WIDE_QUERIES = 16, // where a device has a kernel for so many
-    GPU_ROW_OPS = 12,    // row ops of one launch
-    GPU_LINEAR_ROWS = 8, // batch rows that a group of the plain linear kernel takes
+    GPU_ROW_OPS = 12,      // row ops of one launch
+    GPU_LINEAR_ROWS = 8,   // batch rows that a group of the plain linear kernel takes
     KEY_BLOCK = 256
 };
 
@@ -25,7 +25,7 @@ typedef struct gpu_batch {
     uint32_t spans;     // [max_rows][4] rows of one sequence, one position after another: first row, rows, its position
                         // and block table. Their rows by the heads of a KV head are at most GPU_QUERIES
     uint32_t wide_spans; // [max_rows][4] the same for GPU_WIDE_QUERIES
-    uint32_t flags;     // [max_rows] written: 1 where a value was not finite
+    uint32_t flags;      // [max_rows] written: 1 where a value was not finite
 } gpu_batch;
 
 // A row op: program.h's op with addresses in place of buffers. Kinds are upg_op_kind's, and GPU_CHECK.
@@ -68,7 +68,7 @@ typedef struct gpu_rows_args {
     gpu_quantised quantised;
     gpu_matrix embedding;
     gpu_heads heads;
-    uint32_t sign;                // [max_inputs] sign bits
+    uint32_t sign;                 // [max_inputs] sign bits
     uint32_t scratch, per_scratch; // words of scratch, and their number, a row
     float eps;
     uint32_t n_ops;

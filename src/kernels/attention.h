@@ -24,8 +24,7 @@ FN void attention_finish(const gpu_attention_args *a, uint32_t queries, LOCAL fl
         for (uint32_t i = j; i < queries * dim; i += GROUP_LANES)
             o[i / dim * GPU_MAX_DIM + i % dim] = o[i / dim * GPU_MAX_DIM + i % dim] / l[i / dim];
     }
-    for (uint32_t h = 1; h < b; h *= 2)
-        LANES(j) {
+    for (uint32_t h = 1; h < b; h *= 2) LANES(j) {
             for (uint32_t i = j; i < queries * (dim / 2); i += GROUP_LANES) {
                 const uint32_t p = i % (dim / 2), at = i / (dim / 2) * GPU_MAX_DIM + p / h * 2 * h + p % h;
                 const float x = o[at], y = o[at + h];
@@ -40,10 +39,10 @@ FN void attention_finish(const gpu_attention_args *a, uint32_t queries, LOCAL fl
     }
 }
 
-#define QUERIES 4
+#define QUERIES   4
 #define ATTENTION kernel_attention_4
 #include "kernels/attention_kernel.h"
-#define QUERIES 8
+#define QUERIES   8
 #define ATTENTION kernel_attention_8
 #include "kernels/attention_kernel.h"
 

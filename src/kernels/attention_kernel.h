@@ -17,7 +17,7 @@ KERNEL(ATTENTION, gpu_attention_args, GROUP_LANES) {
 
     SHARED(uint32_t, qs, QUERIES * GPU_MAX_DIM / 4);
     SHARED(float, q_scale, QUERIES);
-    SHARED(uint32_t, cells, QUERIES * GPU_MAX_DIM); // scores, then parts of sums, then results
+    SHARED(uint32_t, cells, QUERIES * GPU_MAX_DIM);   // scores, then parts of sums, then results
     SHARED(uint32_t, pairs, QUERIES * KEY_BLOCK / 2); // weights of values, two in a word
     SHARED(float, most, 256);
     SHARED(float, most_v, 256);
@@ -28,14 +28,15 @@ KERNEL(ATTENTION, gpu_attention_args, GROUP_LANES) {
     SHARED(float, all_m, QUERIES);
     SHARED(float, all_l, QUERIES);
     SHARED(uint32_t, begun, QUERIES);
-    PRIVATE(float, o, QUERIES * GPU_MAX_DIM / GROUP_LANES);
+    PRIVATE(float, o, QUERIES *GPU_MAX_DIM / GROUP_LANES);
 
     const uint32_t words = D / 4, lanes_dim = GROUP_LANES / dim * dim, parts = GROUP_LANES / dim;
     LANES(j) {
         for (uint32_t i = j; i < QUERIES * words; i += GROUP_LANES) {
             const uint32_t query = i / words, row = t.row + query / t.heads;
             const uint64_t place = (uint64_t)row * h->n_heads + t.head + query % t.heads;
-            qs[query * words + i % words] = query < t.queries ? WORK(const uint32_t, h->q)[place * words + i % words] : 0;
+            qs[query * words + i % words] =
+                query < t.queries ? WORK(const uint32_t, h->q)[place * words + i % words] : 0;
             if (i % words == 0 && query < t.queries) q_scale[query] = WORK(const float, h->q_scale)[place] * a->c;
         }
         if (j < QUERIES) {
@@ -54,7 +55,8 @@ KERNEL(ATTENTION, gpu_attention_args, GROUP_LANES) {
         GLOBAL const float *k_scale = (GLOBAL const float *)(GLOBAL const void *)(keys + 2 * KEY_BLOCK * D),
                            *v_scale = k_scale + KEY_BLOCK;
         LANES(j) { // a key each
-            GLOBAL const uint32_t *k = (GLOBAL const uint32_t *)(GLOBAL const void *)keys + j / 16 * words * 16 + j % 16;
+            GLOBAL const uint32_t *k =
+                (GLOBAL const uint32_t *)(GLOBAL const void *)keys + j / 16 * words * 16 + j % 16;
             int32_t dot[QUERIES];
             for (uint32_t i = 0; i < QUERIES; i++) dot[i] = 0;
             if (base + j <= last) {
@@ -102,14 +104,14 @@ KERNEL(ATTENTION, gpu_attention_args, GROUP_LANES) {
         }
         LANES(j) {
             int32_t sum = 0;
-            for (uint32_t i = j % 32; i < 128 && j / 32 < QUERIES; i += 32) sum += (int32_t)cells[j / 32 * KEY_BLOCK + 2 * i];
+            for (uint32_t i = j % 32; i < 128 && j / 32 < QUERIES; i += 32)
+                sum += (int32_t)cells[j / 32 * KEY_BLOCK + 2 * i];
             sums[j] = sum;
         }
         sum_of_32(sums, l);
         LANES(j) { // a dimension each, and a part of the keys
             const uint32_t d = j % dim, part = j / dim;
-            GLOBAL const uint32_t *v =
-                (GLOBAL const uint32_t *)(GLOBAL const void *)(keys + KEY_BLOCK * D) + d;
+            GLOBAL const uint32_t *v = (GLOBAL const uint32_t *)(GLOBAL const void *)(keys + KEY_BLOCK * D) + d;
             const uint32_t quads = last - base < KEY_BLOCK ? (last - base) / 4 + 1 : 64;
             int32_t acc[QUERIES];
             for (uint32_t i = 0; i < QUERIES; i++) acc[i] = 0;
@@ -178,7 +180,8 @@ KERNEL(ATTENTION, gpu_attention_args, GROUP_LANES) {
     LANES(j) {
         for (uint32_t i = j; i < t.queries * dim; i += GROUP_LANES) {
             const uint32_t query = i / dim, row = t.row + query / t.heads;
-            WORK(float, a->out)[(uint64_t)row * a->out_stride + (t.head + query % t.heads) * dim + i % dim] =
+            WORK(float, a->out)
+            [(uint64_t)row * a->out_stride + (t.head + query % t.heads) * dim + i % dim] =
                 result[query * GPU_MAX_DIM + i % dim];
         }
     }

@@ -50,8 +50,8 @@ KERNEL(kernel_linear, gpu_linear_args, GROUP_LANES) {
         LANES(j) {
             for (uint32_t i = j; i < rows * (b / 4); i += GROUP_LANES) {
                 const uint32_t row = i / (b / 4), k = i % (b / 4);
-                x[row * 64 + k] =
-                    ((GLOBAL const uint32_t *)(GLOBAL const void *)(q + (uint64_t)(first + row) * a->w.cols))[g * (b / 4) + k];
+                x[row * 64 + k] = ((GLOBAL const uint32_t *)(GLOBAL const void *)(q + (uint64_t)(first + row) *
+                                                                                          a->w.cols))[g * (b / 4) + k];
             }
         }
         LANES(j) {

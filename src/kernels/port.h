@@ -1,11 +1,11 @@
 // What differs between the places a kernel is compiled for: the host, CUDA and Metal. Everything else in this folder is
 // the common subset of C11, CUDA C++ and Metal's C++14, so each kernel is written once.
 //
-// A kernel is run by groups of lanes. Its body is a sequence of phases, LANES(j) { ... }: every lane j of the group does
-// the block, then all meet. On the host a phase is a loop over the lanes, on a GPU one pass of the body and a barrier.
-// What a lane keeps from a phase to the next is PRIVATE, what lanes share is SHARED; other variables have the same
-// value in all lanes. A phase is never inside a condition that lanes could answer differently, and is not left by break,
-// goto or return.
+// A kernel is run by groups of lanes. Its body is a sequence of phases, LANES(j) { ... }: every lane j of the group
+// does the block, then all meet. On the host a phase is a loop over the lanes, on a GPU one pass of the body and a
+// barrier. What a lane keeps from a phase to the next is PRIVATE, what lanes share is SHARED; other variables have the
+// same value in all lanes. A phase is never inside a condition that lanes could answer differently, and is not left by
+// break, goto or return.
 //
 // Rules: pointers say where they point (GLOBAL, LOCAL; none: a lane's own variables); no recursion, function pointers,
 // double, 64-bit fields in argument structs, or knowledge of a warp's width, except here. Floating point is that of
@@ -33,22 +33,22 @@ FN void begin() {
         name##_body(weight, work, kv, &a);                                                                             \
     }                                                                                                                  \
     FN void name##_body(uint8_t *weight, uint8_t *work, uint8_t *kv, const args *a)
-#define GROUP_X                  blockIdx.x
-#define GROUP_Y                  blockIdx.y
-#define GROUP_Z                  blockIdx.z
-#define SHARED(type, name, n)    __shared__ __align__(16) type name[n]
-#define PRIVATE(type, name, n)   type name[1][n]
-#define MINE(name, j)            name[0]
-#define LANES(j)                 for (uint32_t j = threadIdx.x, once_ = 1; once_; once_ = 0, __syncthreads())
-#define ROW_LANES                1024
-#define UNROLL_(text)            _Pragma(#text)
-#define UNROLL(n)                UNROLL_(unroll n)
-#define bits_of(x)               __float_as_uint(x)
-#define float_of(u)              __uint_as_float(u)
-#define fused(a, b, c)           __fmaf_rn(a, b, c)
-#define rounded(x)               rintf(x)
-#define square_root(x)           sqrtf(x)
-#define bits_set(x)              ((uint32_t)__popcll(x))
+#define GROUP_X                blockIdx.x
+#define GROUP_Y                blockIdx.y
+#define GROUP_Z                blockIdx.z
+#define SHARED(type, name, n)  __shared__ __align__(16) type name[n]
+#define PRIVATE(type, name, n) type name[1][n]
+#define MINE(name, j)          name[0]
+#define LANES(j)               for (uint32_t j = threadIdx.x, once_ = 1; once_; once_ = 0, __syncthreads())
+#define ROW_LANES              1024
+#define UNROLL_(text)          _Pragma(#text)
+#define UNROLL(n)              UNROLL_(unroll n)
+#define bits_of(x)             __float_as_uint(x)
+#define float_of(u)            __uint_as_float(u)
+#define fused(a, b, c)         __fmaf_rn(a, b, c)
+#define rounded(x)             rintf(x)
+#define square_root(x)         sqrtf(x)
+#define bits_set(x)            ((uint32_t)__popcll(x))
 // Sum of four products of an unsigned and a signed byte, or of two signed ones, and c.
 FN int32_t dot_us(uint32_t a, uint32_t b, int32_t c) {
     int32_t d;
@@ -83,26 +83,26 @@ FN void sum_of_32(const int32_t *in, int32_t *out) {
 #include <stdint.h>
 #define GLOBAL
 #define LOCAL
-#define FN static inline
+#define FN                        static inline
 #define KERNEL(name, args, lanes) KERNEL_(name, args, lanes)
 #define KERNEL_(name, args, lanes)                                                                                     \
     void name(const uint32_t *group_, uint8_t *weight, uint8_t *work, uint8_t *kv, const args *a);                     \
     void name(const uint32_t *group_, uint8_t *weight, uint8_t *work, uint8_t *kv, const args *a)
-#define GROUP_X               group_[0]
-#define GROUP_Y               group_[1]
-#define GROUP_Z               group_[2]
-#define SHARED(type, name, n) _Alignas(16) type name[n]
+#define GROUP_X                group_[0]
+#define GROUP_Y                group_[1]
+#define GROUP_Z                group_[2]
+#define SHARED(type, name, n)  _Alignas(16) type name[n]
 #define PRIVATE(type, name, n) type name[256][n]
-#define MINE(name, j)         name[j]
-#define LANES(j)              for (uint32_t j = 0; j < 256; j++)
-#define ROW_LANES             256
+#define MINE(name, j)          name[j]
+#define LANES(j)               for (uint32_t j = 0; j < 256; j++)
+#define ROW_LANES              256
 #define UNROLL(n)
-#define bits_of(x)            upg_bits(x)
-#define float_of(u)           upg_float(u)
-#define fused(a, b, c)        fmaf(a, b, c)
-#define rounded(x)            rintf(x)
-#define square_root(x)        sqrtf(x)
-#define bits_set(x)           ((uint32_t)__builtin_popcountll(x))
+#define bits_of(x)     upg_bits(x)
+#define float_of(u)    upg_float(u)
+#define fused(a, b, c) fmaf(a, b, c)
+#define rounded(x)     rintf(x)
+#define square_root(x) sqrtf(x)
+#define bits_set(x)    ((uint32_t)__builtin_popcountll(x))
 FN int32_t byte_of(uint32_t x, int i) {
     return (int8_t)(x >> 8 * i & 255);
 }

@@ -16,8 +16,7 @@ enum { // upg_op_kind
 
 // H_b on each block of v[0..n), as section 2 says.
 FN void rotate(GLOBAL float *v, uint32_t n, uint32_t b) {
-    for (uint32_t h = 1; h < b; h *= 2)
-        LANES(j) {
+    for (uint32_t h = 1; h < b; h *= 2) LANES(j) {
             for (uint32_t i = j; i < n / 2; i += ROW_LANES) {
                 const uint32_t at = i / h * 2 * h + i % h;
                 const float x = v[at], y = v[at + h];
@@ -27,8 +26,7 @@ FN void rotate(GLOBAL float *v, uint32_t n, uint32_t b) {
         }
 }
 FN void rotate_integers(GLOBAL int32_t *v, uint32_t n, uint32_t b) {
-    for (uint32_t h = 1; h < b; h *= 2)
-        LANES(j) {
+    for (uint32_t h = 1; h < b; h *= 2) LANES(j) {
             for (uint32_t i = j; i < n / 2; i += ROW_LANES) {
                 const uint32_t at = i / h * 2 * h + i % h;
                 const int32_t x = v[at], y = v[at + h];
@@ -112,8 +110,7 @@ FN void row_rmsnorm(GLOBAL const float *x, GLOBAL const float *weight, uint32_t 
             if (f) *flag = 1;
         }
     }
-    for (uint32_t h = 128; h; h >>= 1)
-        LANES(j) {
+    for (uint32_t h = 128; h; h >>= 1) LANES(j) {
             if (j < h) lane[j] = lane[j] + lane[j + h];
         }
     LANES(j) {
@@ -149,8 +146,7 @@ FN void row_quantise(const gpu_rows_args *a, const gpu_row_op *op, uint32_t row,
             top[j] = m;
         }
     }
-    for (uint32_t h = 128; h; h >>= 1)
-        LANES(j) {
+    for (uint32_t h = 128; h; h >>= 1) LANES(j) {
             if (j < h && top[j + h] > top[j]) top[j] = top[j + h];
         }
     const uint32_t all = top[0];
@@ -233,8 +229,7 @@ FN void row_kv(const gpu_rows_args *a, uint32_t row, uint32_t position, GLOBAL f
         for (uint32_t i = j; i < heads * dim; i += ROW_LANES) {
             const uint32_t head = i / dim, at = i % dim, m = most[head];
             const float scale = m < GUARD_LOW ? 0.0f : float_of(m) * 0x1.020408p-7f;
-            const int32_t q =
-                m < GUARD_LOW ? 0 : (int32_t)rounded(v[i] * (127.0f / float_of(m)));
+            const int32_t q = m < GUARD_LOW ? 0 : (int32_t)rounded(v[i] * (127.0f / float_of(m)));
             if (head < h->n_heads) {
                 const uint64_t place = (uint64_t)row * h->n_heads + head;
                 ((GLOBAL int8_t *)WORK(uint32_t, h->q))[place * h->D + at] = (int8_t)q;
@@ -276,17 +271,13 @@ KERNEL(kernel_rows, gpu_rows_args, ROW_LANES) {
             for (uint32_t i = 0; i < op->count; i++)
                 row_rmsnorm(out + i * op->n, vector, op->n, a->eps, out + i * op->n, flag, lane);
             break;
-        case ROW_QUANTISE:
-            row_quantise(a, op, row, in, work, (GLOBAL float *)(GLOBAL void *)scratch, flag, top);
-            break;
+        case ROW_QUANTISE: row_quantise(a, op, row, in, work, (GLOBAL float *)(GLOBAL void *)scratch, flag, top); break;
         case ROW_BIAS:
             LANES(j) {
                 for (uint32_t i = j; i < op->n; i += ROW_LANES) out[i] = out[i] + vector[i];
             }
             break;
-        case ROW_KV:
-            row_kv(a, row, WORK(const uint32_t, a->batch.positions)[row], in, work, kv, scratch, flag);
-            break;
+        case ROW_KV: row_kv(a, row, WORK(const uint32_t, a->batch.positions)[row], in, work, kv, scratch, flag); break;
         case ROW_SWIGLU:
             LANES(j) {
                 uint32_t f = 0;

@@ -1,5 +1,6 @@
-// The promise of docs/arithmetic.md between the CPU and the devices: the same bits of logits on the GPUs' kernels, run in
-// software everywhere and on an NVIDIA GPU where there is one, for every encoding and architecture, batch and chunking.
+// The promise of docs/arithmetic.md between the CPU and the devices: the same bits of logits on the GPUs' kernels, run
+// in software everywhere and on an NVIDIA GPU where there is one, for every encoding and architecture, batch and
+// chunking.
 #include "../engine/engine_helpers.h"
 #include "engine/shape.h"
 #ifdef UPG_CUDA
@@ -34,11 +35,9 @@ static float *logits_of(const upg_model *m, const char *device, int n, int chunk
     const size_t vocab = (size_t)upg_model_vocab_size(m);
     const int rows = chunk * sequences;
     float *out = malloc((size_t)n * (size_t)sequences * vocab * sizeof *out);
-    upg_session *s = open_session(m, &(upg_session_options){.device = device,
-                                                            .context = n,
-                                                            .n_sequences = sequences,
-                                                            .max_rows = rows,
-                                                            .max_logits = rows});
+    upg_session *s = open_session(
+        m, &(upg_session_options){
+               .device = device, .context = n, .n_sequences = sequences, .max_rows = rows, .max_logits = rows});
     upg_row *batch = calloc((size_t)rows, sizeof *batch);
     assert_true(out && batch);
     for (int at = 0; at < n; at += chunk) {
@@ -115,11 +114,14 @@ static void compare_tales(const char *device, int n) {
 
 // Shapes of whole superbands: what a GPU has its fastest kernels for, in every encoding, with batches of their every
 // size.
-static void compare_shape(const char *device, const char *name, int layers, double bits, const int *sizes, int n_sizes) {
+static void compare_shape(const char *device, const char *name, int layers, double bits, const int *sizes,
+                          int n_sizes) {
     upg_error e = {""};
     upg_model *m = upg_model_of_shape(upg_shape_find(name), layers, bits, 100, &e);
     if (!m) fail_msg("%s", e.message);
-    for (int i = 0; i < n_sizes; i++) compare(m, name, device, sizes[i] > 64 ? sizes[i] : 3, sizes[i] > 64 ? sizes[i] : 1, sizes[i] > 64 ? 1 : sizes[i]);
+    for (int i = 0; i < n_sizes; i++)
+        compare(m, name, device, sizes[i] > 64 ? sizes[i] : 3, sizes[i] > 64 ? sizes[i] : 1,
+                sizes[i] > 64 ? 1 : sizes[i]);
     upg_model_free(m);
 }
 

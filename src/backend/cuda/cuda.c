@@ -114,7 +114,8 @@ static void load_driver(void) {
     const char *why = NULL;
     if (rc != CUDA_SUCCESS && cu.cuGetErrorString(rc, &why) != CUDA_SUCCESS) why = NULL;
     if (rc != CUDA_SUCCESS)
-        snprintf(driver_problem, sizeof driver_problem, "the NVIDIA driver does not start: %s", why ? why : "no reason given");
+        snprintf(driver_problem, sizeof driver_problem, "the NVIDIA driver does not start: %s",
+                 why ? why : "no reason given");
 }
 
 static int have_driver(upg_error *e) {
@@ -176,7 +177,8 @@ typedef struct cuda_gpu {
     CUfunction kernels[UPG_GPU_KERNELS], reorder[MAX_N], gemv[MAX_N][3][3], tile[MAX_N][2][3];
     CUfunction transpose, wide[MAX_N][2]; // wide: of groups of 128 and 256 columns
     bool transposed;                      // the quantised inputs are as wide kernels read them
-    CUfunction quantise[2], quantise_cluster, heads[3], attend[2][2], attend_many[2]; // quantise: of 1 and 3 chunks; heads of 64, 128, 256
+    CUfunction quantise[2], quantise_cluster, heads[3], attend[2][2],
+        attend_many[2]; // quantise: of 1 and 3 chunks; heads of 64, 128, 256
     graph graphs[MAX_GRAPHS];
     uint64_t clock;
     bool capturing;
@@ -201,7 +203,8 @@ static int find(cuda_gpu *g, CUfunction *f, int shared, upg_error *e, const char
     va_end(ap);
     if (check(cu.cuModuleGetFunction(f, g->module, name), "to find a kernel", e)) return -1;
     if (!shared) return 0;
-    return check(cu.cuFuncSetAttribute(*f, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared), "to set a kernel up", e);
+    return check(cu.cuFuncSetAttribute(*f, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared),
+                 "to set a kernel up", e);
 }
 
 static int find_kernels(cuda_gpu *g, upg_error *e) {
@@ -213,7 +216,8 @@ static int find_kernels(cuda_gpu *g, upg_error *e) {
     for (int i = 0; i < UPG_GPU_KERNELS; i++)
         if (find(g, &g->kernels[i], 0, e, "%s", names[i])) return -1;
     if (g->info.major < 8) return 0;
-    g->shared = (uint32_t)attribute(g->device, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN) - 1024; // kernels have some of their own
+    g->shared = (uint32_t)attribute(g->device, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN) -
+                1024; // kernels have some of their own
     for (int i = 0; i < 2; i++)
         if (find(g, &g->quantise[i], 0, e, "quantise_%d", 1 + 2 * i)) return -1;
     if (g->info.major >= 9 && find(g, &g->quantise_cluster, 0, e, "quantise_cluster")) return -1;
@@ -232,7 +236,8 @@ static int find_kernels(cuda_gpu *g, upg_error *e) {
             for (int u = 0; u < 3; u++)
                 if (find(g, &g->gemv[n][k][u], MAX_SHARED, e, "gemv_%d_%d_%d", n, of_rows[k], 1 << u)) return -1;
         for (int k = 0; k < 2 && g->info.major == 9; k++)
-            if (find(g, &g->wide[n][k], (int)g->shared, NULL, "wide_%d_%d", n, 2 << k)) g->wide[n][k] = NULL; // not built
+            if (find(g, &g->wide[n][k], (int)g->shared, NULL, "wide_%d_%d", n, 2 << k))
+                g->wide[n][k] = NULL; // not built
         for (int k = 0; k < 2; k++)
             for (int u = 0; u < 3; u++)
                 if (find(g, &g->tile[n][k][u], (int)g->shared, e, "tile_%d_%d_%d", n, tiles[k], 1 << u)) return -1;
@@ -277,7 +282,8 @@ static upg_gpu *open_device(const upg_backend_options *o, upg_error *e) {
         describe(g->device, &g->info);
         if (*g->info.problem)
             upg_fail(e, "device cuda:%d, %s: %s", index, g->info.name, g->info.problem);
-        else if (!check(cu.cuDevicePrimaryCtxRetain(&g->context, g->device), "to make a context", e) && !current(g, e) &&
+        else if (!check(cu.cuDevicePrimaryCtxRetain(&g->context, g->device), "to make a context", e) &&
+                 !current(g, e) &&
                  !check(cu.cuModuleLoadData(&g->module, upg_cuda_kernels), "to load its kernels", e) &&
                  !check(cu.cuStreamCreate(&g->stream, CU_STREAM_NON_BLOCKING), "to make a stream", e) &&
                  !find_kernels(g, e))
@@ -325,7 +331,8 @@ static int finish(upg_gpu *base, upg_error *e) {
 }
 static int read_memory(upg_gpu *base, void *to, upg_gpu_address from, size_t n, upg_error *e) {
     cuda_gpu *g = (cuda_gpu *)base;
-    return current(g, e) || check(cu.cuMemcpyDtoHAsync(to, from, n, g->stream), "to give data", e) ? -1 : finish(base, e);
+    return current(g, e) || check(cu.cuMemcpyDtoHAsync(to, from, n, g->stream), "to give data", e) ? -1
+                                                                                                   : finish(base, e);
 }
 static int copy_memory(upg_gpu *base, upg_gpu_address to, upg_gpu_address from, size_t n, upg_error *e) {
     cuda_gpu *g = (cuda_gpu *)base;
@@ -366,7 +373,8 @@ static int launch(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     cuda_gpu *g = (cuda_gpu *)base;
     CUdeviceptr weight = l->weight, work = l->work, kv = l->kv;
     void *params[] = {&weight, &work, &kv, (void *)l->args};
-    return start(g, g->kernels[l->kernel], l->groups, l->kernel == UPG_GPU_kernel_rows ? 1024 : GROUP_LANES, 0, params, e);
+    return start(g, g->kernels[l->kernel], l->groups, l->kernel == UPG_GPU_kernel_rows ? 1024 : GROUP_LANES, 0, params,
+                 e);
 }
 
 // As mma_args of linear_mma.cuh.
@@ -415,8 +423,8 @@ typedef struct product {
     uint32_t pairs, groups;
 } product;
 
-static int start_product(cuda_gpu *g, const product *p, CUfunction f, mma_args *a, const uint32_t grid[3], uint32_t threads,
-                         uint32_t shared, upg_error *e) {
+static int start_product(cuda_gpu *g, const product *p, CUfunction f, mma_args *a, const uint32_t grid[3],
+                         uint32_t threads, uint32_t shared, upg_error *e) {
     CUdeviceptr weight = p->l->weight, work = p->l->work;
     void *params[] = {&weight, &work, a};
     a->sums = g->sums;
@@ -480,7 +488,8 @@ static int more_rows(cuda_gpu *g, const product *p, uint32_t rows, upg_error *e)
     if (2 * stage > g->shared) return 1;
     mma_args a = {.stages = 3 * stage <= g->shared ? 3 : 2};
     memcpy(&a.linear, p->l->args, sizeof a.linear);
-    const uint32_t grid[3] = {tiles, bands, parts_of(g, tiles * bands, p->groups, rows <= 64 ? (size_t)rows * p->pairs * 256 : SIZE_MAX)};
+    const uint32_t grid[3] = {
+        tiles, bands, parts_of(g, tiles * bands, p->groups, rows <= 64 ? (size_t)rows * p->pairs * 256 : SIZE_MAX)};
     return start_product(g, p, g->tile[p->n][k][p->m->args.b / 128], &a, grid, 512, a.stages * stage, e);
 }
 
@@ -554,15 +563,16 @@ static uint32_t match_quantise(const gpu_rows_args *a, quantise_args *q) {
         q->x_stride = before->in_stride;
         i--;
         const gpu_row_op *add = i ? before - 1 : NULL;
-        if (add && q->what & QUANTISE_NORM && add->kind == UPG_OP_ADD && add->out == before->in && add->n == before->n &&
-            add->out_stride == before->in_stride) {
+        if (add && q->what & QUANTISE_NORM && add->kind == UPG_OP_ADD && add->out == before->in &&
+            add->n == before->n && add->out_stride == before->in_stride) {
             q->what |= QUANTISE_ADD;
             q->delta = add->in;
             q->delta_stride = add->in_stride;
             i--;
         }
     }
-    const bool aligned = !((q->x | q->x_stride | q->delta | q->delta_stride | q->y | q->y_stride) % 4) && q->n % 16 == 0;
+    const bool aligned =
+        !((q->x | q->x_stride | q->delta | q->delta_stride | q->y | q->y_stride) % 4) && q->n % 16 == 0;
     if (!aligned || q->n > 3 * 8192 || (q->n > 8192 && q->what & QUANTISE_NORM)) return 0;
     return a->n_ops - i;
 }
@@ -626,7 +636,8 @@ static int begin(upg_gpu *base, uint64_t key, upg_error *e) {
             g->graphs[i].used = ++g->clock;
             return check(cu.cuGraphLaunch(g->graphs[i].exec, g->stream), "to start a graph", e) ? -1 : 1;
         }
-    if (check(cu.cuStreamBeginCapture(g->stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "to record a graph", e)) return -1;
+    if (check(cu.cuStreamBeginCapture(g->stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "to record a graph", e))
+        return -1;
     g->capturing = true;
     return 0;
 }
@@ -644,7 +655,8 @@ static int end(upg_gpu *base, uint64_t key, upg_error *e) {
     const CUresult rc = cu.cuGraphInstantiate(&to->exec, recorded, 0);
     cu.cuGraphDestroy(recorded);
     if (rc != CUDA_SUCCESS) to->exec = NULL;
-    return check(rc, "to make a graph", e) || check(cu.cuGraphLaunch(to->exec, g->stream), "to start a graph", e) ? -1 : 0;
+    return check(rc, "to make a graph", e) || check(cu.cuGraphLaunch(to->exec, g->stream), "to start a graph", e) ? -1
+                                                                                                                  : 0;
 }
 
 static const upg_gpu_api cuda_api = {.name = "cuda",

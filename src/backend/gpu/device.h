@@ -31,7 +31,7 @@ typedef struct upg_gpu_matrix {
 
 typedef struct upg_gpu upg_gpu;
 typedef struct upg_gpu_api {
-    const char *name;      // "cuda"
+    const char *name; // "cuda"
     upg_gpu *(*open)(const upg_backend_options *options, upg_error *e);
     void (*close)(upg_gpu *g);
     const char *(*path)(const upg_gpu *g); // the device's name
@@ -65,12 +65,13 @@ struct upg_gpu {
 upg_backend *upg_gpu_create(const upg_backend_api *backend, const upg_gpu_api *device, const upg_program *program,
                             const upg_backend_options *options, upg_error *e);
 // The functions of a backend over a GPU; create is the device's.
-#define UPG_GPU_BACKEND(name_, present_, prepare_, create_)                                                                       \
+#define UPG_GPU_BACKEND(name_, present_, prepare_, create_)                                                            \
     {                                                                                                                  \
-        .name = (name_), .accepts = upg_gpu_accepts, .present = (present_), .prepare = (prepare_), .create = (create_), .destroy = upg_gpu_destroy,                  \
-        .run = upg_gpu_run, .logits = upg_gpu_logits, .flags = upg_gpu_flags, .path = upg_gpu_path,                    \
-        .memory = upg_gpu_memory, .kv_bytes = upg_gpu_kv_bytes, .kv_read = upg_gpu_kv_read,                            \
-        .kv_write = upg_gpu_kv_write, .kv_copy = upg_gpu_kv_copy, .kv_layout = UPG_KV_LAYOUT                               \
+        .name = (name_), .accepts = upg_gpu_accepts, .present = (present_), .prepare = (prepare_),                     \
+        .create = (create_), .destroy = upg_gpu_destroy, .run = upg_gpu_run, .logits = upg_gpu_logits,                 \
+        .flags = upg_gpu_flags, .path = upg_gpu_path, .memory = upg_gpu_memory, .kv_bytes = upg_gpu_kv_bytes,          \
+        .kv_read = upg_gpu_kv_read, .kv_write = upg_gpu_kv_write, .kv_copy = upg_gpu_kv_copy,                          \
+        .kv_layout = UPG_KV_LAYOUT                                                                                     \
     }
 bool upg_gpu_accepts(const upg_weights *source);
 void upg_gpu_destroy(upg_backend *b);

@@ -31,8 +31,8 @@ typedef struct gpu_backend {
     upg_gpu_matrix *matrices, *embedded; // [n_weights]: as LINEAR reads them, and as EMBED does
     uint32_t batch_words, tables;        // written before a run: the batch, the block tables last
     uint32_t result_words;
-    uint32_t max_blocks;                 // of a row's table
-    gpu_rows_args rows;                  // what does not change
+    uint32_t max_blocks; // of a row's table
+    gpu_rows_args rows;  // what does not change
     gpu_attention_args attention;
     uint32_t *staged;  // [batch_words] the batch on the host
     uint32_t *results; // what a run reads: flags, and behind them logits [max_logits][vocab_size]
@@ -140,7 +140,8 @@ static void find_uses(gpu_backend *b, bool *embedded, bool *multiplied) {
     for (int i = 0; i < b->program->n_ops; i++) {
         const upg_op *op = &b->program->ops[i];
         const bool in_place = op->kind == UPG_OP_ADD || op->kind == UPG_OP_BIAS || op->kind == UPG_OP_HEAD_NORM;
-        if (op->kind != UPG_OP_QUANTISE && op->kind != UPG_OP_LINEAR && op->kind != UPG_OP_EMBED) b->kept[op->in] = true;
+        if (op->kind != UPG_OP_QUANTISE && op->kind != UPG_OP_LINEAR && op->kind != UPG_OP_EMBED)
+            b->kept[op->in] = true;
         if (in_place) b->kept[op->out] = true;
         if (op->kind == UPG_OP_EMBED) embedded[op->weight] = true;
         if (op->kind == UPG_OP_LINEAR) multiplied[op->weight] = true;
@@ -204,8 +205,7 @@ static int write_constants(gpu_backend *b, upg_error *e) {
         if (t->rows != 1) continue;
         upg_tensor_floats(t, 0, t->cols, v);
         for (int64_t j = 0; j < t->cols && !rc; j++)
-            if (!isfinite(v[j]))
-                rc = upg_fail(e, "tensor %s: element %lld is not finite", t->name, (long long)j);
+            if (!isfinite(v[j])) rc = upg_fail(e, "tensor %s: element %lld is not finite", t->name, (long long)j);
         rc = rc || b->api->write(b->gpu, b->work + 4 * (uint64_t)b->vectors[i], v, (size_t)t->cols * sizeof *v, e);
     }
     free(v);
@@ -234,8 +234,8 @@ static int reserve(gpu_backend *b, upg_error *e) {
     lay_out_rows(b, c);
     b->attention.heads = b->rows.heads;
     if (b->too_large) return upg_fail(e, "%d rows of a batch are too many for a GPU", b->options.max_rows);
-    const size_t rows = (size_t)b->options.max_rows,
-                 kv = (size_t)b->options.n_blocks * upg_gpu_kv_bytes(c), work = (size_t)b->words * 4;
+    const size_t rows = (size_t)b->options.max_rows, kv = (size_t)b->options.n_blocks * upg_gpu_kv_bytes(c),
+                 work = (size_t)b->words * 4;
     if (!(b->staged = upg_arena_take(&b->host, b->batch_words, 4, e)) ||
         !(b->results = upg_arena_take(&b->host, b->result_words, 4, e)) ||
         !(b->flags = upg_arena_take(&b->host, rows, 1, e)))
@@ -436,9 +436,9 @@ static int run_ops(gpu_backend *b, upg_error *e) {
         const double begin = upg_op_begin(&b->options);
         const upg_op *op = &p->ops[i];
         next = i + 1;
-        if (op->kind == UPG_OP_LINEAR ? run_linear(b, op, e)
-                                      : op->kind == UPG_OP_ATTENTION ? run_attention(b, op, e)
-                                                                     : (next = run_rows(b, i, e)) < 0)
+        if (op->kind == UPG_OP_LINEAR      ? run_linear(b, op, e)
+            : op->kind == UPG_OP_ATTENTION ? run_attention(b, op, e)
+                                           : (next = run_rows(b, i, e)) < 0)
             return -1;
         if (wait(b, e)) return -1;
         upg_op_end(&b->options, i, begin);
@@ -447,7 +447,8 @@ static int run_ops(gpu_backend *b, upg_error *e) {
     gpu_rows_args a = b->rows;
     const uint32_t vocab = (uint32_t)p->config->vocab_size;
     a.n_ops = 1;
-    a.ops[0] = (gpu_row_op){.kind = GPU_CHECK, .in = b->buffers[p->logits], .in_stride = vocab, .n = vocab, .gathered = 1};
+    a.ops[0] =
+        (gpu_row_op){.kind = GPU_CHECK, .in = b->buffers[p->logits], .in_stride = vocab, .n = vocab, .gathered = 1};
     return launch_rows(b, &a, 0, e);
 }
 
@@ -456,7 +457,8 @@ int upg_gpu_run(upg_backend *base, const upg_batch *batch, upg_error *e) {
     if (upg_batch_check(batch, b->program->config, &b->options, e)) return -1;
     stage_batch(b, batch);
     if (b->api->write(b->gpu, b->work, b->staged, (size_t)b->staged_words * 4, e)) return -1;
-    const uint64_t key = (uint64_t)b->n_rows << 40 | (uint64_t)b->n_wanted << 20 | b->n_blocks << 1 | (b->n_queries > 4);
+    const uint64_t key =
+        (uint64_t)b->n_rows << 40 | (uint64_t)b->n_wanted << 20 | b->n_blocks << 1 | (b->n_queries > 4);
     const bool keep = b->api->begin && b->n_rows <= GRAPH_ROWS && !b->options.seconds;
     int begun = keep ? b->api->begin(b->gpu, key, e) : 0;
     if (begun < 0) return -1;

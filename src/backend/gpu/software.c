@@ -85,14 +85,14 @@ static int launch(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
 }
 
 static const upg_gpu_api software_api = {.name = "software",
-                                  .open = open_device,
-                                  .close = close_device,
-                                  .path = device_path,
-                                  .reserve = reserve,
-                                  .write = write_memory,
-                                  .read = read_memory,
-                                  .copy = copy_memory,
-                                  .launch = launch};
+                                         .open = open_device,
+                                         .close = close_device,
+                                         .path = device_path,
+                                         .reserve = reserve,
+                                         .write = write_memory,
+                                         .read = read_memory,
+                                         .copy = copy_memory,
+                                         .launch = launch};
 
 static bool never(void) {
     return false;
