@@ -380,6 +380,30 @@ failures_of_eval() {
 checkpy "eval --json" eval_json
 check "eval fails with one line" failures_of_eval
 
+# ---- devices ----
+lists_devices() {
+    exits 0 "$upg" devices && grep -q '^cpu  *[1-9]' "$work/out" && grep -q '^cuda' "$work/out" && grep -q '^software ' "$work/out"
+}
+tests_devices() {
+    exits 0 "$upg" devices --selftest && grep -q '^cpu .*: the same bits as scalar code$' "$work/out" &&
+        grep -q '^software .*: the same bits as scalar code$' "$work/out"
+}
+devices_json() { exits 0 "$upg" devices --json && has "$work/out" "[x['device'] for x in d][0] == 'cpu' and d[-1]['problem'] is None"; }
+# The same text on the CPU and on the GPUs' kernels in software, also where the environment says so.
+runs_on_devices() {
+    "$upg" run "$small" --device cpu -p Once -n 20 --temp 0 -q >"$work/want" </dev/null &&
+        "$upg" run "$small" --device software -p Once -n 20 --temp 0 -q >"$work/got" </dev/null && cmp "$work/want" "$work/got" &&
+        UPG_DEVICE=software "$upg" run "$small" -p Once -n 20 --temp 0 </dev/null 2>&1 | grep -q "software GPU"
+}
+failures_of_devices() {
+    fails "device abacus: unknown" "$upg" run "$small" --device abacus -p x -n 1 -q && exits 2 "$upg" run "$small" --gpu-memory much -p x -n 1
+}
+if [ -s models/tales.upg ]; then check "devices --selftest: the same bits" tests_devices; fi
+check "devices" lists_devices
+checkpy "devices --json" devices_json
+check "run --device" runs_on_devices
+check "run --device fails with one line" failures_of_devices
+
 # ---- bench ----
 spmv() {
     exits 0 "$upg" bench spmv --sizes 256,512 -r 2 -t 1 --no-baselines -o csv && [ "$(wc -l <"$work/out")" = 9 ] &&
@@ -392,5 +416,10 @@ spmv_json() {
     exits 0 "$upg" bench spmv --sizes 256,512 -r 2 -o json --python "$python" &&
         has "$work/out" "d['rows'][0]['name'] == 'cpu_spmv_256' and 'cpu_int8' in d['exponents'] and any(r['name'] == 'python_512' for r in d['rows'])"
 }
+spmv_software() {
+    exits 0 "$upg" bench spmv --device software --sizes 256 -r 2 --no-baselines -o csv && [ "$(wc -l <"$work/out")" = 9 ] &&
+        sed -n 3p "$work/out" | grep -q '^software_spmv_256,256,'
+}
 check "bench spmv" spmv
+check "bench spmv on a device" spmv_software
 checkpy "bench spmv beside Python" spmv_json

@@ -7,7 +7,7 @@ obj=build/fuzz/obj
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES || true
 mkdir -p "$obj"
 compile="clang -g -O1 -fno-omit-frame-pointer -fno-sanitize-recover=all"
-flock "$obj" make -s -j"$(nproc)" CC="$compile -fsanitize=fuzzer-no-link,$sanitize" CFLAGS= SAN= B="$obj" "$obj/libserver.a" "$obj/libupg.a"
+flock "$obj" make -s -j"$(nproc)" CC="$compile -fsanitize=fuzzer-no-link,$sanitize" CFLAGS= SAN= CUDA=0 B="$obj" "$obj/libserver.a" "$obj/libupg.a"
 packages="openblas libxxhash libzstd libutf8proc"
 # shellcheck disable=SC2046,SC2086
 $compile -fsanitize=fuzzer,$sanitize -std=c11 -Wall -Wextra -Wshadow -Wvla -Werror -ffp-contract=off -D_GNU_SOURCE -pthread \

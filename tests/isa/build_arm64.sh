@@ -8,5 +8,5 @@ mkdir -p "$out/include"
 cp "$(pkg-config --variable=includedir libxxhash)/xxhash.h" "$out/include"
 for program in "$@"; do set -- "$@" "$out/isa/$program"; shift; done
 # What the make around this one was told is about another processor.
-env -u MAKEFLAGS -u MFLAGS make -j2 CC=aarch64-linux-gnu-gcc SAN= B="$out" 'LIB_OBJ=$(ISA_OBJ)' LIBS="-static -Wl,--gc-sections -lm -pthread" \
+env -u MAKEFLAGS -u MFLAGS make -j2 CC=aarch64-linux-gnu-gcc SAN= CUDA=0 B="$out" 'LIB_OBJ=$(ISA_OBJ)' LIBS="-static -Wl,--gc-sections -lm -pthread" \
     CFLAGS="-O3 -ffunction-sections -fdata-sections -DXXH_INLINE_ALL -DEMULATED=1 -isystem $out/include -isystem tests/isa" "$@"
