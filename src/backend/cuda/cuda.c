@@ -391,7 +391,7 @@ static int words_of(const gpu_matrix *w) {
 static int reorder(upg_gpu *base, upg_gpu_matrix *m, size_t bytes, upg_gpu_address scratch, upg_error *e) {
     cuda_gpu *g = (cuda_gpu *)base;
     const int n = words_of(&m->args);
-    if (!n || m->args.b < 64 || g->info.major < 8 || getenv("UPG_CUDA_PLAIN")) return 0;
+    if (!n || m->args.b < 64 || g->info.major < 8) return 0;
     m->order = 1;
     CUdeviceptr from = scratch, to = m->data;
     uint32_t rows = m->args.rows, cols = m->args.cols, groups[3] = {(uint32_t)g->info.processors * 8, 1, 1};
@@ -442,9 +442,8 @@ static int few_rows(cuda_gpu *g, const product *p, uint32_t first, uint32_t rows
     a.linear.y += first * a.linear.y_stride;
     a.linear.n_rows = rows;
     const uint32_t items = p->pairs * p->groups, single = p->m->args.cols * 2 + p->groups * 8;
-    // Twice as many blocks of 512 threads as multiprocessors, where two fit on one.
-    uint32_t blocks = (uint32_t)g->info.processors * (p->n == 16 || rows > 8 ? 1 : 2), size, shared;
-    for (;; blocks *= 2) { // still more where a block's sums would not fit
+    uint32_t blocks = (uint32_t)g->info.processors, size, shared;
+    for (;; blocks *= 2) { // more where a block's sums would not fit
         if (blocks > items) blocks = items;
         const uint32_t of_block = p->pairs / blocks + 3;
         const bool one = rows == 1 && p->n != 16 && single + of_block * 256 <= MAX_SHARED;
@@ -453,7 +452,7 @@ static int few_rows(cuda_gpu *g, const product *p, uint32_t first, uint32_t rows
         if (shared <= MAX_SHARED || blocks == items) break;
     }
     a.whole = p->pairs >= 8 * blocks;
-    const uint32_t grid[3] = {blocks, 1, 1}, threads = 512;
+    const uint32_t grid[3] = {blocks, 1, 1}, threads = p->n == 16 || rows > 8 ? 512 : 640;
     return start_product(g, p, g->gemv[p->n][size / 8][p->m->args.b / 128], &a, grid, threads, shared, e);
 }
 
@@ -599,7 +598,11 @@ static int rows(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
         const uint32_t chunks = (q.n + 255) / 256, spread[3] = {l->groups[0] * 8, 1, 1};
         if (g->quantise_cluster && chunks > 16 && !(q.what & QUANTISE_NORM))
             return start(g, g->quantise_cluster, spread, (chunks + 7) / 8 * 32, 0, params, e);
-        return start(g, g->quantise[q.n > 8192], l->groups, 1024, 0, params, e);
+        return start(g, g->quantise[q.n > 8192], l->groups,
+                     q.n > 8192   ? 1024
+                     : chunks < 8 ? 256
+                                  : chunks * 32,
+                     0, params, e);
     }
     kv_args k = {*h, head.batch.flags, head.batch.positions, head.batch.table, tail.in, tail.in_stride};
     void *params[] = {&work, &cache, &k};

@@ -16,8 +16,10 @@
 ALL_N(REORDER)
 
 #if __CUDA_ARCH__ >= 800 || !defined(__CUDA_ARCH__)
+// Started with 640 threads where 1024 are allowed: 64 registers each leave room on the multiprocessor for the first
+// blocks of the kernels that come next.
 #define GEMV(n, rows, units)                                                                                           \
-    extern "C" __global__ void __launch_bounds__(512, n == 16 || rows == 16 ? 1 : 2)                                                      \
+    extern "C" __global__ void __launch_bounds__(n == 16 || rows == 16 ? 512 : 1024, 1)                                                      \
         gemv_##n##_##rows##_##units(const uint8_t *weight, float *work, const __grid_constant__ mma_args a) {          \
         gemv<n, rows, units>(weight, work, &a);                                                                        \
     }

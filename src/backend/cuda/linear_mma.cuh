@@ -163,10 +163,9 @@ template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float 
     uint32_t *shifts = (uint32_t *)offset + (single ? groups : 0);   // single: [groups]
     float *scales = (float *)shifts + (single ? groups : 0);         // [n_pairs][32]
     int32_t *red = (int32_t *)(scales + n_pairs * 32);               // [n_pairs][ROWS][32]
-    for (uint32_t i = threadIdx.x; i < n_pairs * 32; i += blockDim.x) {
-        const uint32_t row = pair0 * 32 + i;
-        scales[i] = row < a->linear.w.rows ? ((const float *)weight)[a->linear.w.scale + row] : 0;
-    }
+    const float *scale = (const float *)weight + a->linear.w.scale + pair0 * 32;
+    if (threadIdx.x < n_pairs && pair0 * 32 + threadIdx.x * 32 < a->linear.w.rows)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(scale + threadIdx.x * 32));
     for (uint32_t i = threadIdx.x; i < n_pairs * ROWS * 32; i += blockDim.x) red[i] = 0;
     begin(); // weights and scales do not depend on what runs before
     const uint32_t *q = (const uint32_t *)work + a->linear.x.q, *d = (const uint32_t *)work + a->linear.x.d,
@@ -184,6 +183,8 @@ template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float 
             offset[i] = offset_of(q_sum[i * stride_x], shift) << twice;
         }
     }
+    for (uint32_t i = threadIdx.x; i < n_pairs * 32; i += blockDim.x)
+        scales[i] = pair0 * 32 + i < a->linear.w.rows ? scale[i] : 0;
     __syncthreads();
     uint32_t pair = item / groups, group = item - pair * groups;
     for (; item < end; item += warps) {
