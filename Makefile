@@ -31,14 +31,16 @@ ifneq ($(SAN),)
 CFLAGS     := -O1 -g
 BASE_FLAGS += -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer
 endif
-# NVIDIA's GPUs: the kernels are built where nvcc is (CUDA=0: not); the driver is loaded at run time.
+# NVIDIA's GPUs: their kernels are built where there is nvcc of CUDA 12.8 or newer (CUDA=0: not, CUDA=1: or it is an
+# error); the driver is loaded at run time. 90a is Hopper with its own instructions. Other and newer GPUs get the PTX.
 CUDA_HOME  ?= $(firstword $(wildcard /usr/local/cuda /usr/lib/cuda))
 NVCC       ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(CUDA_HOME)/bin/nvcc))
-CUDA       ?= $(if $(NVCC),1,0)
+CUDA       ?= $(if $(filter compute_120,$(if $(NVCC),$(shell $(NVCC) --list-gpu-arch))),1,0)
 CUDA_ARCHS ?= 75 80 86 89 90a 100 120
-NVCC_FLAGS := -O3 -std=c++17 -fmad=false -ftz=true -prec-div=true -prec-sqrt=true -lineinfo -Isrc \
+CUDA_PTX   ?= $(filter-out %a,$(CUDA_ARCHS))
+NVCC_FLAGS := -O3 -std=c++17 -fmad=false -ftz=true -prec-div=true -prec-sqrt=true --threads 2 --compress-mode=size -Isrc \
   $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) \
-  -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+  $(if $(CUDA_PTX),-gencode arch=compute_$(lastword $(CUDA_PTX)),code=compute_$(lastword $(CUDA_PTX)))
 ifeq ($(CUDA),1)
 BASE_FLAGS += -DUPG_CUDA
 CUDA_OBJ   := $B/src/backend/cuda/kernels.o
