@@ -32,15 +32,15 @@ CFLAGS     := -O1 -g
 BASE_FLAGS += -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer
 endif
 # NVIDIA's GPUs: their kernels are built where there is nvcc of CUDA 12.8 or newer (CUDA=0: not, CUDA=1: or it is an
-# error); the driver is loaded at run time. 90a is Hopper with its own instructions. Other and newer GPUs get the PTX.
+# error); the driver is loaded at run time. 90a is Hopper with its own instructions. Other GPUs translate the PTX.
 CUDA_HOME  ?= $(firstword $(wildcard /usr/local/cuda /usr/lib/cuda))
 NVCC       ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(CUDA_HOME)/bin/nvcc))
 CUDA       ?= $(if $(filter compute_120,$(if $(NVCC),$(shell $(NVCC) --list-gpu-arch))),1,0)
+COMMA      := ,
 CUDA_ARCHS ?= 75 80 86 89 90a 100 120
-CUDA_PTX   ?= $(filter-out %a,$(CUDA_ARCHS))
 NVCC_FLAGS := -O3 -std=c++17 -fmad=false -ftz=true -prec-div=true -prec-sqrt=true --threads 2 --compress-mode=size -Isrc \
   $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) \
-  $(if $(CUDA_PTX),-gencode arch=compute_$(lastword $(CUDA_PTX)),code=compute_$(lastword $(CUDA_PTX)))
+  $(if $(filter-out 90a,$(CUDA_ARCHS)),-gencode arch=compute_80$(COMMA)code=compute_80)
 ifeq ($(CUDA),1)
 BASE_FLAGS += -DUPG_CUDA
 CUDA_OBJ   := $B/src/backend/cuda/kernels.o

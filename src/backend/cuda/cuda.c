@@ -220,8 +220,9 @@ static int find_kernels(cuda_gpu *g, upg_error *e) {
                 1024; // kernels have some of their own
     for (int i = 0; i < 2; i++)
         if (find(g, &g->quantise[i], 0, e, "quantise_%d", 1 + 2 * i)) return -1;
-    if (g->info.major >= 9 && find(g, &g->quantise_cluster, 0, e, "quantise_cluster")) return -1;
-    if (g->info.major == 9 && find(g, &g->transpose, 0, e, "transpose")) return -1;
+    // What only some machine code has; without it there is another way.
+    if (find(g, &g->quantise_cluster, 0, NULL, "quantise_cluster")) g->quantise_cluster = NULL;
+    if (find(g, &g->transpose, 0, NULL, "transpose")) g->transpose = NULL;
     for (int i = 0; i < 4; i++)
         if (find(g, &g->attend[i / 2][i % 2], 0, e, "attend_%d_%d", 64 << i / 2, 4 << i % 2)) return -1;
     for (int i = 0; i < 2; i++)
@@ -235,9 +236,8 @@ static int find_kernels(cuda_gpu *g, upg_error *e) {
         for (int k = n == 16; k < 3; k++)
             for (int u = 0; u < 3; u++)
                 if (find(g, &g->gemv[n][k][u], MAX_SHARED, e, "gemv_%d_%d_%d", n, of_rows[k], 1 << u)) return -1;
-        for (int k = 0; k < 2 && g->info.major == 9; k++)
-            if (find(g, &g->wide[n][k], (int)g->shared, NULL, "wide_%d_%d", n, 2 << k))
-                g->wide[n][k] = NULL; // not built
+        for (int k = 0; k < 2 && g->transpose; k++)
+            if (find(g, &g->wide[n][k], (int)g->shared, NULL, "wide_%d_%d", n, 2 << k)) g->wide[n][k] = NULL;
         for (int k = 0; k < 2; k++)
             for (int u = 0; u < 3; u++)
                 if (find(g, &g->tile[n][k][u], (int)g->shared, e, "tile_%d_%d_%d", n, tiles[k], 1 << u)) return -1;

@@ -40,16 +40,16 @@ UNITS(GEMV, 4, 1) UNITS(GEMV, 5, 1) UNITS(GEMV, 6, 1) UNITS(GEMV, 7, 1) UNITS(GE
 QUANTISE(1)
 QUANTISE(3)
 #if __CUDA_ARCH__ >= 900 || !defined(__CUDA_ARCH__)
-extern "C" __global__ void transpose(uint32_t *q, uint32_t n) {
-    begin();
-    transpose_inputs(q, n);
-}
 #define WIDE(n, units)                                                                                                 \
     extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
         wide_##n##_##units(const uint8_t *weight, float *work, const __grid_constant__ mma_args a) {                   \
         wide<n, units>(weight, work, &a);                                                                              \
     }
 #if __CUDA_ARCH_FEAT_SM90_ALL
+extern "C" __global__ void transpose(uint32_t *q, uint32_t n) {
+    begin();
+    transpose_inputs(q, n);
+}
 #define WIDE_N(n) WIDE(n, 2) WIDE(n, 4)
 ALL_N(WIDE_N)
 #endif
