@@ -71,13 +71,13 @@ SERVER_SRC := $(wildcard src/server/*.c)
 CLI_SRC  := $(wildcard src/cli/*.c)
 LIB_OBJ  := $(SRC:%.c=$B/%.o) $(CUDA_OBJ) $B/src/compress/default_text_data.o $B/third_party/yyjson/yyjson.o
 # As much of the library as can be built for another processor without the libraries behind it: tests/isa/test_isa.sh.
-ISA_OBJ  := $(filter $(addprefix $B/src/,base/% codec/% program/% arch/% backend/cpu/% backend/gpu/% backend/cuda/% backend/backend.o format/% engine/sample.o),$(SRC:%.c=$B/%.o)) $(CUDA_OBJ) $B/third_party/yyjson/yyjson.o
+ISA_OBJ  := $(filter $(addprefix $B/src/,base/% codec/% program/% arch/% backend/cpu/% backend/gpu/% backend/cuda/% backend/batch.o format/% engine/sample.o),$(SRC:%.c=$B/%.o)) $(CUDA_OBJ) $B/third_party/yyjson/yyjson.o
 SERVER_OBJ := $(SERVER_SRC:%.c=$B/%.o) $B/src/server/openapi_data.o
 CLI_OBJ  := $(CLI_SRC:%.c=$B/%.o) $B/src/cli/default_model.o
 TESTS    := $(patsubst %.c,$B/%,$(shell find tests -name 'test_*.c'))
 BENCHES  := $(patsubst %.c,$B/%,$(wildcard bench/*.c))
 FUZZERS  := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
-FORMATTED = $(shell git ls-files '*.c' '*.h' ':!third_party')
+FORMATTED = $(shell git ls-files '*.c' '*.h' '*.cu' '*.cuh' ':!third_party')
 
 .PHONY: all setup demo test bench fuzz check-format format install clean
 .SECONDARY:

@@ -91,9 +91,9 @@ typedef struct upg_session_options {
     bool pin;        // keep each thread but the caller on a core of its own
     size_t
         kv_bytes; // for keys and values, in blocks of 256 positions: what finds none fails. 0: enough for all sequences
-    // "cpu"; "cuda" or "cuda:1", NVIDIA's GPU 0 or 1; "software": the GPU's program on the CPU, slow, for tests; "auto":
-    // a GPU if there is one with room for the model, else the CPU. NULL: the environment's UPG_DEVICE, else "auto".
-    // Originals run in fp32 on the CPU, whatever this is. Not used after upg_session_new.
+    // "cpu"; "cuda" or "cuda:1", NVIDIA's GPU 0 or 1; "software": the GPU's program on the CPU, slow, for tests;
+    // "auto": a GPU if there is one with room for the model, else the CPU. NULL: the environment's UPG_DEVICE, else
+    // "auto". Originals run in fp32 on the CPU, whatever this is. Not used after upg_session_new.
     const char *device;
     size_t gpu_bytes; // the most memory to take of a GPU. 0: UPG_GPU_MEMORY gigabytes, if set, else what is free
 } upg_session_options;
@@ -125,7 +125,7 @@ UPG_API int upg_session_context(const upg_session *s);
 // Forgets the positions from length on.
 UPG_API int upg_session_truncate(upg_session *s, int sequence, int length, upg_error *e);
 UPG_API const char *upg_session_path(const upg_session *s); // what runs it: "avx512", "avx2", "scalar", "openblas",
-                                                             // or a GPU's name
+                                                            // or a GPU's name
 UPG_API size_t upg_session_memory(const upg_session *s);    // bytes reserved, weights excluded
 
 // Sampling, docs/arithmetic.md section 13. A draw depends on the logits, the tokens so far, and (seed, position) only.

@@ -8,6 +8,7 @@
 #include "program/numbers.h"
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { MAX = 300 };
 
@@ -16,6 +17,13 @@ typedef struct run {
     int vocab, n;
     float *logits; // [n][vocab]
 } run;
+
+static const upg_backend_api *backend_for(const char *device) {
+#ifdef UPG_CUDA
+    if (!strcmp(device, "cuda")) return &upg_backend_cuda;
+#endif
+    return strcmp(device, "software") ? &upg_backend_cpu : &upg_backend_software;
+}
 
 static void must(int rc, const upg_error *e) {
     if (!rc) return;
@@ -69,8 +77,7 @@ int main(int argc, char **argv) {
     upg_pool *pool = upg_pool_new(1, &e);
     if (!r.logits || !program || !pool) must(-1, &e);
     upg_backend_options options = {.max_rows = r.n, .max_logits = r.n, .n_positions = MAX, .n_blocks = 2, .pool = pool};
-    options.device = argc == 4 ? argv[3] : "cpu";
-    r.backend = upg_backend_new(program, &options, &e);
+    r.backend = backend_for(argc == 4 ? argv[3] : "cpu")->create(program, &options, &e);
     if (!r.backend) must(-1, &e);
     fprintf(stderr, "%s\n", r.backend->api->path(r.backend));
     static const int chunks[] = {1, 3, 16};

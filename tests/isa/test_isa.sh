@@ -23,13 +23,13 @@ make_models() {
     done
 }
 tokens() { [ "$1" = models/tales.upg ] && echo 5 || echo 40; }
-# same_logits ISA COMMAND...: of every model, on that instruction set.
+# same_logits ISA COMMAND...: of every model, on that instruction set. $device: "software": by the GPUs' kernels.
 same_logits() {
     isa=$1
     shift
     for model in $models models/tales.upg; do
         [ -s "$model" ] || continue
-        UPG_ISA=$isa "$@" "$model" "$(tokens "$model")" >"$work/got" 2>"$work/err" || { cat "$work/err"; return 1; }
+        UPG_ISA=$isa "$@" "$model" "$(tokens "$model")" ${device:+"$device"} >"$work/got" 2>"$work/err" || { cat "$work/err"; return 1; }
         cmp "$work/got" "$work/$(basename "$model").want" || { echo "$model"; return 1; }
     done
 }
@@ -71,9 +71,13 @@ armv8() {
     for isa in $(isas qemu-aarch64 "$arm/isa/logits"); do
         check "the same logits on Armv8's $isa" same_logits "$isa" qemu-aarch64 -cpu max "$arm/isa/logits"
     done
+    device=software
+    check "the same logits of the GPUs' kernels on Armv8" same_logits "" qemu-aarch64 -cpu max "$arm/isa/logits"
+    device=
     for t in vectors grid; do check "test_$t on Armv8" qemu-aarch64 -cpu max "$arm/isa/test_$t"; done
 }
 
+device=
 if make_models >"$work/check" 2>&1; then
     x86
     armv8

@@ -1,6 +1,6 @@
-// Attention of few rows: section 11 for heads of 64 or 128 dimensions. As in kernels/attention.h a block takes a block of
-// keys for some queries of a KV head; keys and values are on their way to registers before anything is computed, and the
-// last block of a span to finish puts the sums together, in the order of the keys.
+// Attention of few rows: section 11 for heads of 64 or 128 dimensions. As in kernels/attention.h a block takes a block
+// of keys for some queries of a KV head; keys and values are on their way to registers before anything is computed, and
+// the last block of a span to finish puts the sums together, in the order of the keys.
 #pragma once
 #include "backend/cuda/linear_mma.cuh"
 #include "backend/cuda/rows_fast.cuh"
@@ -28,8 +28,8 @@ template <int DIM, int Q> FN void attend(float *work, uint8_t *kv, const attend_
     __shared__ bool last_block;
     const uint32_t j = threadIdx.x, lane = j % 32, warp = j / 32, per_kv = h->n_heads / h->n_kv_heads,
                    skipped = blockIdx.y % a->parts * a->heads_a_group, kv_head = blockIdx.y / a->parts,
-                   heads = min(per_kv - skipped, a->heads_a_group), head = kv_head * per_kv + skipped, block = blockIdx.z,
-                   base = block * KEY_BLOCK;
+                   heads = min(per_kv - skipped, a->heads_a_group), head = kv_head * per_kv + skipped,
+                   block = blockIdx.z, base = block * KEY_BLOCK;
     begin();
     if (blockIdx.x >= ((const uint32_t *)work + a->batch.header)[2]) return;
     const uint4 span = ((const uint4 *)(work + a->batch.spans))[blockIdx.x]; // row, rows, position, table
@@ -37,7 +37,8 @@ template <int DIM, int Q> FN void attend(float *work, uint8_t *kv, const attend_
                    low = first_seen(a, position) / KEY_BLOCK, high = last / KEY_BLOCK;
     if (block < low || block > high) return;
     const uint32_t place = ((const uint32_t *)work)[span.w + block];
-    const uint8_t *keys = kv + ((uint64_t)place * h->kv_stride + h->kv_layer) * 16 + kv_head * (KEY_BLOCK * (2 * DIM + 8));
+    const uint8_t *keys =
+        kv + ((uint64_t)place * h->kv_stride + h->kv_layer) * 16 + kv_head * (KEY_BLOCK * (2 * DIM + 8));
     const float *scales = (const float *)(keys + 2 * KEY_BLOCK * DIM);
     const uint32_t end = last - base < KEY_BLOCK ? last - base + 1 : KEY_BLOCK; // keys of the block that any query sees
     uint32_t k[WORDS], v[QUADS];
@@ -177,7 +178,8 @@ template <int DIM, int Q> FN void attend(float *work, uint8_t *kv, const attend_
                     all_l = next_l;
                     continue;
                 }
-                const float top = next_m > all_m ? next_m : all_m, x = exponential(all_m - top), y = exponential(next_m - top);
+                const float top = next_m > all_m ? next_m : all_m, x = exponential(all_m - top),
+                            y = exponential(next_m - top);
 #pragma unroll
                 for (int c = 0; c < V; c++) o[c] = (o[c] * x) + (next[c] * y);
                 all_l = (all_l * x) + (next_l * y);
@@ -186,7 +188,7 @@ template <int DIM, int Q> FN void attend(float *work, uint8_t *kv, const attend_
         }
     }
     if (warp >= queries) return;
-    // H: values lie 32 apart in a lane here, so the strides below 32 are between lanes.
+        // H: values lie 32 apart in a lane here, so the strides below 32 are between lanes.
 #pragma unroll
     for (int i = 0; i < V; i++) o[i] = o[i] / all_l;
 #pragma unroll

@@ -1,6 +1,6 @@
-// Attention of many rows on tensor cores: section 11 for heads of 64 or 128 dimensions. A block takes 16 queries of a KV
-// head, some rows of a span by the heads that share it, through all blocks of keys. Its 8 warps take 32 keys each while
-// scores are made, then DIM/8 dimensions each.
+// Attention of many rows on tensor cores: section 11 for heads of 64 or 128 dimensions. A block takes 16 queries of a
+// KV head, some rows of a span by the heads that share it, through all blocks of keys. Its 8 warps take 32 keys each
+// while scores are made, then DIM/8 dimensions each.
 //
 // Weights of values are 15 bits: 7 and 8 of them are operands of a product each.
 #pragma once
@@ -13,9 +13,10 @@ template <int DIM> FN void attend_many(float *work, uint8_t *kv, const attend_ar
     __shared__ __align__(16) uint8_t parts[2][Q][KEY_BLOCK + 16]; // high and low bits of the weights of values
     __shared__ float tops[8][Q], tops_v[8][Q], k_scales[KEY_BLOCK], v_scales[KEY_BLOCK], results[Q][DIM + 4];
     __shared__ int32_t counts[8][Q];
-    const uint32_t j = threadIdx.x, lane = j % 32, warp = j / 32, g = lane / 4, t = lane % 4, per_kv = h->n_heads / h->n_kv_heads,
-                   skipped = blockIdx.y % a->parts * a->heads_a_group, kv_head = blockIdx.y / a->parts,
-                   heads = min(per_kv - skipped, a->heads_a_group), head = kv_head * per_kv + skipped;
+    const uint32_t j = threadIdx.x, lane = j % 32, warp = j / 32, g = lane / 4, t = lane % 4,
+                   per_kv = h->n_heads / h->n_kv_heads, skipped = blockIdx.y % a->parts * a->heads_a_group,
+                   kv_head = blockIdx.y / a->parts, heads = min(per_kv - skipped, a->heads_a_group),
+                   head = kv_head * per_kv + skipped;
     begin();
     if (blockIdx.x >= ((const uint32_t *)work + a->batch.header)[3]) return;
     const uint4 span = ((const uint4 *)(work + a->batch.wide_spans))[blockIdx.x]; // row, rows, position, table
@@ -36,7 +37,8 @@ template <int DIM> FN void attend_many(float *work, uint8_t *kv, const attend_ar
         for (int s = 0; s < STEPS; s++)
 #pragma unroll
             for (int k = 0; k < 2; k++)
-                q[s][i + 2 * k] = there[i] ? ((const uint32_t *)work)[h->q + (uint64_t)place * (DIM / 4) + s * 8 + k * 4 + t] : 0;
+                q[s][i + 2 * k] =
+                    there[i] ? ((const uint32_t *)work)[h->q + (uint64_t)place * (DIM / 4) + s * 8 + k * 4 + t] : 0;
     }
     float o[TILES][4], all_m[2] = {0, 0}, all_l[2] = {0, 0};
     bool begun[2] = {false, false};
@@ -44,7 +46,8 @@ template <int DIM> FN void attend_many(float *work, uint8_t *kv, const attend_ar
     for (int i = 0; i < TILES * 4; i++) o[i / 4][i % 4] = 0;
     for (uint32_t block = low; block <= high; block++) {
         const uint32_t base = block * KEY_BLOCK;
-        const uint8_t *keys = kv + ((uint64_t)((const uint32_t *)work)[span.w + block] * h->kv_stride + h->kv_layer) * 16 +
+        const uint8_t *keys = kv +
+                              ((uint64_t)((const uint32_t *)work)[span.w + block] * h->kv_stride + h->kv_layer) * 16 +
                               kv_head * (KEY_BLOCK * (2 * DIM + 8));
         const float *scales = (const float *)(keys + 2 * KEY_BLOCK * DIM);
         __syncthreads(); // all are done with the block before
@@ -129,12 +132,15 @@ template <int DIM> FN void attend_many(float *work, uint8_t *kv, const attend_ar
             for (int n = 0; n < TILES; n++)
 #pragma unroll
                 for (int k = 0; k < 2; k++)
-                    b[n][k] = ((const uint32_t *)(keys + KEY_BLOCK * DIM))[(s * 8 + k * 4 + t) * DIM + (warp * TILES + n) * 8 + g];
+                    b[n][k] =
+                        ((const uint32_t *)(keys +
+                                            KEY_BLOCK * DIM))[(s * 8 + k * 4 + t) * DIM + (warp * TILES + n) * 8 + g];
 #pragma unroll
             for (int p = 0; p < 2; p++) {
                 const uint8_t *w = &parts[p][g][s * 32 + t * 4];
                 const uint32_t a0 = *(const uint32_t *)w, a1 = *(const uint32_t *)(w + 8 * sizeof parts[0][0]),
-                               a2 = *(const uint32_t *)(w + 16), a3 = *(const uint32_t *)(w + 8 * sizeof parts[0][0] + 16);
+                               a2 = *(const uint32_t *)(w + 16),
+                               a3 = *(const uint32_t *)(w + 8 * sizeof parts[0][0] + 16);
 #pragma unroll
                 for (int n = 0; n < TILES; n++) mma<false>(acc[p][n], a0, a1, a2, a3, b[n][0], b[n][1]);
             }
@@ -162,7 +168,8 @@ template <int DIM> FN void attend_many(float *work, uint8_t *kv, const attend_ar
 #pragma unroll
     for (int n = 0; n < TILES; n++)
 #pragma unroll
-        for (int i = 0; i < 4; i++) results[g + 8 * (i / 2)][(warp * TILES + n) * 8 + 2 * t + i % 2] = o[n][i] / all_l[i / 2];
+        for (int i = 0; i < 4; i++)
+            results[g + 8 * (i / 2)][(warp * TILES + n) * 8 + 2 * t + i % 2] = o[n][i] / all_l[i / 2];
     __syncthreads();
     for (uint32_t query = warp; query < queries; query += 8) {
         float v[V];

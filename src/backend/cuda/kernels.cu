@@ -19,7 +19,7 @@ ALL_N(REORDER)
 // Started with 640 threads where 1024 are allowed: 64 registers each leave room on the multiprocessor for the first
 // blocks of the kernels that come next.
 #define GEMV(n, rows, units)                                                                                           \
-    extern "C" __global__ void __launch_bounds__(n == 16 || rows == 16 ? 512 : 1024, 1)                                                      \
+    extern "C" __global__ void __launch_bounds__(n == 16 || rows == 16 ? 512 : 1024, 1)                                \
         gemv_##n##_##rows##_##units(const uint8_t *weight, float *work, const __grid_constant__ mma_args a) {          \
         gemv<n, rows, units>(weight, work, &a);                                                                        \
     }
@@ -29,13 +29,16 @@ ALL_N(REORDER)
         tile<n, rows / 8, units>(weight, work, &a);                                                                    \
     }
 #define UNITS(kernel, n, rows) kernel(n, rows, 1) kernel(n, rows, 2) kernel(n, rows, 4)
-#define LINEAR(n) UNITS(GEMV, n, 8) UNITS(GEMV, n, 16) UNITS(TILE, n, 32) UNITS(TILE, n, 64)
+#define LINEAR(n)              UNITS(GEMV, n, 8) UNITS(GEMV, n, 16) UNITS(TILE, n, 32) UNITS(TILE, n, 64)
 ALL_N(LINEAR)
-UNITS(GEMV, 4, 1) UNITS(GEMV, 5, 1) UNITS(GEMV, 6, 1) UNITS(GEMV, 7, 1) UNITS(GEMV, 8, 1)
+#define SINGLE(n)    UNITS(GEMV, n, 1)
+#define TRELLIS_N(X) X(4) X(5) X(6) X(7) X(8)
+TRELLIS_N(SINGLE)
 
 #define QUANTISE(chunks)                                                                                               \
-    extern "C" __global__ void __launch_bounds__(1024) quantise_##chunks(float *work, const __grid_constant__ quantise_args a) { \
-        quantise<chunks, 1>(work, &a);                                                                                    \
+    extern "C" __global__ void __launch_bounds__(1024)                                                                 \
+        quantise_##chunks(float *work, const __grid_constant__ quantise_args a) {                                      \
+        quantise<chunks, 1>(work, &a);                                                                                 \
     }
 QUANTISE(1)
 QUANTISE(3)
@@ -46,7 +49,7 @@ QUANTISE(3)
         wide<n, units>(weight, work, &a);                                                                              \
     }
 #if __CUDA_ARCH_FEAT_SM90_ALL
-extern "C" __global__ void transpose(uint32_t *q, uint32_t n) {
+    extern "C" __global__ void transpose(uint32_t *q, uint32_t n) {
     begin();
     transpose_inputs(q, n);
 }
@@ -75,7 +78,8 @@ ATTEND(64, 8)
 ATTEND(128, 4)
 ATTEND(128, 8)
 #define HEADS(v)                                                                                                       \
-    extern "C" __global__ void __launch_bounds__(256) heads_##v(float *work, uint8_t *kv, const __grid_constant__ kv_args a) { \
+    extern "C" __global__ void __launch_bounds__(256)                                                                  \
+        heads_##v(float *work, uint8_t *kv, const __grid_constant__ kv_args a) {                                       \
         turn_heads<v>(work, kv, &a);                                                                                   \
     }
 HEADS(2)

@@ -3,9 +3,9 @@
 //
 // Order of a matrix ("fragments"). A unit is 32 rows (two bands) by 64 columns: eight tiles, 2048 weights, what a warp
 // turns into operands of eight products. Units follow one another along the columns, then the rows. In a unit, lane
-// 4*g + t holds rows 4*(g%4)..+3 of the tile in band g/4 and column step t: 32 windows of a tile, which are S whole words
-// of it; the 16 bits behind them are in the first word of the lane of the next four rows. int8: 16 words, four a row.
-// Words lie so that a lane's loads are as wide as they can be: a part of 16 bytes a lane, 8, 4.
+// 4*g + t holds rows 4*(g%4)..+3 of the tile in band g/4 and column step t: 32 windows of a tile, which are S whole
+// words of it; the 16 bits behind them are in the first word of the lane of the next four rows. int8: 16 words, four a
+// row. Words lie so that a lane's loads are as wide as they can be: a part of 16 bytes a lane, 8, 4.
 //
 // A product's row g is the first (third) and row g+8 the second (fourth) of a lane's rows, its column a row of the
 // batch, and where a column of the matrix stands in its 32 is whatever suits: both operands agree.
@@ -68,10 +68,10 @@ template <int N> FN void reorder(const uint32_t *from, uint32_t *to, uint32_t ro
 // ---- Weights ----
 //
 // Shifts and logic are one pipe's work, integer products and tensor cores another's: two cycles an instruction and a
-// quarter of a multiprocessor each, six a tensor product. A window costs a shift, a mask and a product; what is left is to
-// take the noise off the four fields, in the top bit of each byte. Either a mask does that, four for the operand of a tensor
-// product, or a second tensor product does: a byte f + 128 t is f - 128 t when it is signed, and both add up to 2 f. The two
-// are mixed so that neither pipe waits for the other.
+// quarter of a multiprocessor each, six a tensor product. A window costs a shift, a mask and a product; what is left is
+// to take the noise off the four fields, in the top bit of each byte. Either a mask does that, four for the operand of
+// a tensor product, or a second tensor product does: a byte f + 128 t is f - 128 t when it is signed, and both add up
+// to 2 f. The two are mixed so that neither pipe waits for the other.
 
 // Window i of those that begin at bit `from` of w[0].
 template <int S> FN uint32_t window(const uint32_t *w, int i, int from = 0) {
@@ -88,14 +88,16 @@ enum { MULTIPLIER = 0x517be2a9 };
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])                                                               \
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1))
 // c += a b of bytes; b is signed.
-template <bool A_SIGNED> FN void mma(int32_t *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+template <bool A_SIGNED>
+FN void mma(int32_t *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
     if (A_SIGNED)
         MMA("s8");
     else
         MMA("u8");
 }
 // c += 2 f b, where f are the fields of four windows.
-template <bool MASKED, int NT> FN void mma_fields(int32_t (*c)[2][4], int set, const uint32_t *windows, const uint4 (*xs)[2], int k) {
+template <bool MASKED, int NT>
+FN void mma_fields(int32_t (*c)[2][4], int set, const uint32_t *windows, const uint4 (*xs)[2], int k) {
     uint32_t p[4];
 #pragma unroll
     for (int i = 0; i < 4; i++)
@@ -121,13 +123,15 @@ FN int32_t offset_of(int32_t q_sum, uint32_t d) {
 
 // ---- One to sixteen rows ----
 //
-// The matrix is a list of items, 32 rows by a group each, row by row. A block takes an equal run of them, whose ends may
-// lie within a pair of bands: the blocks that share one add their sums in device memory, and the last one of them writes.
+// The matrix is a list of items, 32 rows by a group each, row by row. A block takes an equal run of them, whose ends
+// may lie within a pair of bands: the blocks that share one add their sums in device memory, and the last one of them
+// writes.
 
 // Adds a part to a sum that several blocks share. The last of them gets the whole of it, and leaves zero. A count of
 // the parts lies above bit 48.
 FN bool join(unsigned long long *sum, uint32_t parts, int32_t *acc) {
-    const long long before = (long long)atomicAdd(sum, ((unsigned long long)1 << 48) + (unsigned long long)(long long)*acc),
+    const long long before =
+                        (long long)atomicAdd(sum, ((unsigned long long)1 << 48) + (unsigned long long)(long long)*acc),
                     low = (long long)((unsigned long long)before << 16) >> 16;
     if ((before - low) >> 48 != (long long)parts - 1) return false;
     *acc += (int32_t)low;
@@ -148,11 +152,11 @@ template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float 
     constexpr bool single = ROWS == 1;
     constexpr uint32_t ITEM = UNITS * 32 * N, twice = N == 16 ? 0 : 1; // ITEM: words
     extern __shared__ __align__(16) uint32_t shared[];
-    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, g = lane / 4, t = lane % 4,
-                   cols = a->linear.w.cols, groups = cols / (UNITS * UNIT_COLS), pairs = (a->linear.w.rows + 31) / 32,
-                   items = pairs * groups, first = first_item(a, blockIdx.x, items, groups),
-                   end = first_item(a, blockIdx.x + 1, items, groups), pair0 = first / groups,
-                   n_pairs = (end - 1) / groups - pair0 + 1;
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, g = lane / 4,
+                   t = lane % 4, cols = a->linear.w.cols, groups = cols / (UNITS * UNIT_COLS),
+                   pairs = (a->linear.w.rows + 31) / 32, items = pairs * groups,
+                   first = first_item(a, blockIdx.x, items, groups), end = first_item(a, blockIdx.x + 1, items, groups),
+                   pair0 = first / groups, n_pairs = (end - 1) / groups - pair0 + 1;
     uint32_t w[UNITS][N + 1], item = first + warp;
     const uint32_t *next = (const uint32_t *)weight + (uint64_t)item * ITEM;
     if (item < end)
@@ -211,7 +215,9 @@ template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float 
                     xs[nt][0] = at[0];
                     xs[nt][1] = at[1];
                 } else {
-                    const uint4 v = *(const uint4 *)(q + ((uint64_t)(nt * 8 + g) * cols + (group * UNITS + u) * UNIT_COLS + t * 16) / 4);
+                    const uint4 v = *(
+                        const uint4 *)(q +
+                                       ((uint64_t)(nt * 8 + g) * cols + (group * UNITS + u) * UNIT_COLS + t * 16) / 4);
                     xs[nt][0] = v;
                     if (N != 16) {
                         xs[nt][0] = make_uint4(__byte_perm(v.x, 0, 0x1010), __byte_perm(v.x, 0, 0x3232),
@@ -227,8 +233,9 @@ template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float 
                     for (int set = 0; set < 2; set++)
 #pragma unroll
                         for (int nt = 0; nt < NT; nt++)
-                            mma<false>(c[nt][set], w[u][8 * set + 2 * half], w[u][8 * set + 4 + 2 * half], w[u][8 * set + 2 * half + 1],
-                                w[u][8 * set + 5 + 2 * half], half ? xs[nt][0].z : xs[nt][0].x, half ? xs[nt][0].w : xs[nt][0].y);
+                            mma<false>(c[nt][set], w[u][8 * set + 2 * half], w[u][8 * set + 4 + 2 * half],
+                                       w[u][8 * set + 2 * half + 1], w[u][8 * set + 5 + 2 * half],
+                                       half ? xs[nt][0].z : xs[nt][0].x, half ? xs[nt][0].w : xs[nt][0].y);
             } else {
 #pragma unroll
                 for (int k = 0; k < 4; k++)
@@ -252,7 +259,8 @@ template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float 
 #pragma unroll
             for (int i = 0; i < 8; i++) {
                 const uint32_t n = nt * 8 + 2 * t + i % 2;
-                if (n < ROWS) atomicAdd(&to[n * 32 + g * 4 + i / 4 * 2 + i % 4 / 2], c[nt][i / 4][i % 4] >> shift[nt][i % 2]);
+                if (n < ROWS)
+                    atomicAdd(&to[n * 32 + g * 4 + i / 4 * 2 + i % 4 / 2], c[nt][i / 4][i % 4] >> shift[nt][i % 2]);
             }
         for (group += warps; group >= groups; group -= groups) pair++;
     }
@@ -260,12 +268,14 @@ template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float 
     // A block has at most two pairs that are not its own alone: its first and its last.
     const uint32_t rows = a->linear.n_rows;
     for (uint32_t i = threadIdx.x; i < n_pairs * rows * 32; i += blockDim.x) {
-        const uint32_t lp = i / (rows * 32), row = i / 32 % rows, r = i % 32, at = (pair0 + lp) * 32 + r, begin_of = (pair0 + lp) * groups;
+        const uint32_t lp = i / (rows * 32), row = i / 32 % rows, r = i % 32, at = (pair0 + lp) * 32 + r,
+                       begin_of = (pair0 + lp) * groups;
         const uint32_t parts = first > begin_of || end < begin_of + groups
                                    ? block_of(begin_of + groups - 1, items) - block_of(begin_of, items) + 1
                                    : 1;
         int32_t acc = red[(lp * ROWS + row) * 32 + r];
-        if (at >= a->linear.w.rows || (parts > 1 && !join(a->sums + (uint64_t)row * (pairs * 32) + at, parts, &acc))) continue;
+        if (at >= a->linear.w.rows || (parts > 1 && !join(a->sums + (uint64_t)row * (pairs * 32) + at, parts, &acc)))
+            continue;
         const float m_row = single ? m : work[a->linear.x.m + row] * 0x1.020408p-7f;
         work[a->linear.y + (uint64_t)row * a->linear.y_stride + at] = (float)acc * (scales[lp * 32 + r] * m_row);
     }
@@ -293,12 +303,14 @@ template <int N> FN uint32_t weights(const uint32_t *w, int r, int quad) {
 
 template <int N, int NT, int UNITS, int HALF>
 FN void tile_half(const uint8_t *weight, float *work, const mma_args *a, uint8_t *shared, uint32_t local_pair) {
-    constexpr int ROWS = 8 * NT, STRIDE = UNITS * UNIT_COLS + (UNITS == 1 ? 0 : 64), ITEM = UNITS * 32 * N, // ITEM: words
+    constexpr int ROWS = 8 * NT, STRIDE = UNITS * UNIT_COLS + (UNITS == 1 ? 0 : 64),
+                  ITEM = UNITS * 32 * N, // ITEM: words
         X = ROWS * (STRIDE + 8), BUFFER = X + TILE_PAIRS * ITEM * 4;
-    const uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, row0 = blockIdx.x * ROWS, cols = a->linear.w.cols,
-                   groups = cols / (UNITS * UNIT_COLS), pairs = (a->linear.w.rows + 31) / 32,
+    const uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, row0 = blockIdx.x * ROWS,
+                   cols = a->linear.w.cols, groups = cols / (UNITS * UNIT_COLS), pairs = (a->linear.w.rows + 31) / 32,
                    pair = blockIdx.y * TILE_PAIRS + local_pair, part = blockIdx.z, parts = gridDim.z,
-                   first = part * groups / parts, end = (part + 1) * groups / parts, stages = a->stages, ahead = stages - 1;
+                   first = part * groups / parts, end = (part + 1) * groups / parts, stages = a->stages,
+                   ahead = stages - 1;
     const uint8_t *q = (const uint8_t *)(work + a->linear.x.q) + (uint64_t)row0 * cols;
     const uint32_t *d = (const uint32_t *)work + a->linear.x.d + row0, stride_x = a->linear.x.stride;
     const int32_t *q_sum = (const int32_t *)work + a->linear.x.q_sum + row0;
@@ -319,7 +331,8 @@ FN void tile_half(const uint8_t *weight, float *work, const mma_args *a, uint8_t
             copy_async(x + ROWS * STRIDE + threadIdx.x * 16, d + group * stride_x + (threadIdx.x - ROWS / 4) * 4);
 #pragma unroll
         for (uint32_t k = 0; k < (TILE_PAIRS * OF_PAIR + TILE_THREADS - 1) / TILE_THREADS; k++) {
-            const uint32_t i = threadIdx.x + k * TILE_THREADS, p = min(blockIdx.y * TILE_PAIRS + i / OF_PAIR, pairs - 1);
+            const uint32_t i = threadIdx.x + k * TILE_THREADS,
+                           p = min(blockIdx.y * TILE_PAIRS + i / OF_PAIR, pairs - 1);
             if (TILE_PAIRS * OF_PAIR % TILE_THREADS == 0 || i < TILE_PAIRS * OF_PAIR)
                 copy_async(x + X + i * 16, weight + ((uint64_t)p * groups + group) * (ITEM * 4) + i % OF_PAIR * 16);
         }
@@ -336,7 +349,8 @@ FN void tile_half(const uint8_t *weight, float *work, const mma_args *a, uint8_t
     for (uint32_t group = first; group < end; group++) {
         const uint8_t *x = shared + buffer * BUFFER;
         const int32_t *sum_of = (const int32_t *)(x + ROWS * STRIDE);
-        const uint32_t *shift_of = (const uint32_t *)sum_of + ROWS, *words = (const uint32_t *)(x + X) + local_pair * ITEM;
+        const uint32_t *shift_of = (const uint32_t *)sum_of + ROWS,
+                       *words = (const uint32_t *)(x + X) + local_pair * ITEM;
         if (ahead == 2)
             asm volatile("cp.async.wait_group 1;");
         else

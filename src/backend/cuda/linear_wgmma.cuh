@@ -1,7 +1,7 @@
-// Linear layers for many rows on Hopper's tensor cores (wgmma m64n128k32): section 4, steps 3 and 4. A block is 128 rows
-// of the matrix (four pairs of bands) by 128 of the batch, in two warpgroups; a warp is half of a pair's rows, as in
-// linear_mma.cuh, and decodes its weights into registers, which are the first operand. The second is in shared memory: a
-// group of the batch's rows, in panels of 128 columns with the 128-byte swizzle.
+// Linear layers for many rows on Hopper's tensor cores (wgmma m64n128k32): section 4, steps 3 and 4. A block is 128
+// rows of the matrix (four pairs of bands) by 128 of the batch, in two warpgroups; a warp is half of a pair's rows, as
+// in linear_mma.cuh, and decodes its weights into registers, which are the first operand. The second is in shared
+// memory: a group of the batch's rows, in panels of 128 columns with the 128-byte swizzle.
 //
 // Columns: what a lane has of a step is spread over the operand's columns, 4 here and 4 there, so the words of every 64
 // columns of the inputs are transposed as a 4 x 4 matrix before (transpose_inputs).
@@ -32,19 +32,22 @@ FN uint64_t descriptor(const uint8_t *panel, uint32_t column) {
 // c = a b, or c += a b. c: [64], for each 8 rows of the batch the four sums of mma.sync.
 FN void wgmma(int32_t (*c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b, int add) {
 #define D(i) "+r"(c[i][0]), "+r"(c[i][1]), "+r"(c[i][2]), "+r"(c[i][3])
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %69, 0;"
-                 "wgmma.mma_async.sync.aligned.m64n128k32.s32.u8.s8 "
-                 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,"
-                 "%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,"
-                 "%57,%58,%59,%60,%61,%62,%63}, {%64,%65,%66,%67}, %68, p;}"
-                 : D(0), D(1), D(2), D(3), D(4), D(5), D(6), D(7), D(8), D(9), D(10), D(11), D(12), D(13), D(14), D(15)
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(add));
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %69, 0;"
+        "wgmma.mma_async.sync.aligned.m64n128k32.s32.u8.s8 "
+        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%"
+        "29,"
+        "%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,"
+        "%57,%58,%59,%60,%61,%62,%63}, {%64,%65,%66,%67}, %68, p;}"
+        : D(0), D(1), D(2), D(3), D(4), D(5), D(6), D(7), D(8), D(9), D(10), D(11), D(12), D(13), D(14), D(15)
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(add));
 #undef D
 }
 
 template <int N, int UNITS> FN void wide(const uint8_t *weight, float *work, const mma_args *a) {
     constexpr int NT = WIDE_ROWS / 8, PANELS = UNITS / 2, ITEM = UNITS * 32 * N, // ITEM: words
-        X = PANELS * PANEL, SUMS_AT = X, WEIGHTS_AT = X + WIDE_ROWS * 8, BUFFER = (WEIGHTS_AT + WIDE_PAIRS * ITEM * 4 + 1023) / 1024 * 1024;
+        X = PANELS * PANEL, SUMS_AT = X, WEIGHTS_AT = X + WIDE_ROWS * 8,
+                  BUFFER = (WEIGHTS_AT + WIDE_PAIRS * ITEM * 4 + 1023) / 1024 * 1024;
     extern __shared__ __align__(1024) uint8_t wide_shared[];
     uint8_t *shared = wide_shared + (1024 - (uint32_t)__cvta_generic_to_shared(wide_shared) % 1024) % 1024;
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, half = warp % 2,
@@ -70,12 +73,15 @@ template <int N, int UNITS> FN void wide(const uint8_t *weight, float *work, con
             copy_async(x + SUMS_AT + threadIdx.x * 16, d + group * stride_x + (threadIdx.x - WIDE_ROWS / 4) * 4);
 #pragma unroll
         for (uint32_t k = 0; k < (WIDE_PAIRS * OF_PAIR + WIDE_THREADS - 1) / WIDE_THREADS; k++) {
-            const uint32_t i = threadIdx.x + k * WIDE_THREADS, p = min(blockIdx.y * WIDE_PAIRS + i / OF_PAIR, pairs - 1);
+            const uint32_t i = threadIdx.x + k * WIDE_THREADS,
+                           p = min(blockIdx.y * WIDE_PAIRS + i / OF_PAIR, pairs - 1);
             if (WIDE_PAIRS * OF_PAIR % WIDE_THREADS == 0 || i < WIDE_PAIRS * OF_PAIR)
-                copy_async(x + WEIGHTS_AT + i * 16, weight + ((uint64_t)p * groups + group) * (ITEM * 4) + i % OF_PAIR * 16);
+                copy_async(x + WEIGHTS_AT + i * 16,
+                           weight + ((uint64_t)p * groups + group) * (ITEM * 4) + i % OF_PAIR * 16);
         }
     };
-    // The words of the lane's rows 2*half and 2*half + 1, moved down where the second half begins: the same code for both.
+    // The words of the lane's rows 2*half and 2*half + 1, moved down where the second half begins: the same code for
+    // both.
     auto decode = [&](const uint32_t *unit, uint32_t *v) {
         uint32_t w[N + 1], h[N / 2 + 2];
         load_words<N, false>(unit, w);
@@ -86,7 +92,8 @@ template <int N, int UNITS> FN void wide(const uint8_t *weight, float *work, con
         } else {
 #pragma unroll
             for (int i = 0; i < N / 2 + 1; i++) {
-                const uint32_t upper = N % 2 ? __funnelshift_r(w[N / 2 + i], w[min(N / 2 + i + 1, N)], 16) : w[min(N / 2 + i, N)];
+                const uint32_t upper =
+                    N % 2 ? __funnelshift_r(w[N / 2 + i], w[min(N / 2 + i + 1, N)], 16) : w[min(N / 2 + i, N)];
                 h[i] = half ? upper : w[i];
             }
 #pragma unroll

@@ -1,5 +1,5 @@
-// The row ops of a decoder's layer with their values in registers: what ends in QUANTISE (after SWIGLU, or after RMSNORM
-// and ADD), and KV. The same numbers as kernels/rows.h; shapes that these do not take go there.
+// The row ops of a decoder's layer with their values in registers: what ends in QUANTISE (after SWIGLU, or after
+// RMSNORM and ADD), and KV. The same numbers as kernels/rows.h; shapes that these do not take go there.
 #pragma once
 #include "kernels/args.h"
 #include "kernels/port.h"
@@ -11,12 +11,12 @@ typedef struct quantise_args {
     gpu_quantised to;
     uint32_t flags, wanted, gathered, sign;
     float eps;
-    uint32_t what;                 // bits of QUANTISE_...
-    uint32_t x, x_stride;          // input; with ADD the sum is written there
-    uint32_t delta, delta_stride;  // ADD: what is added
-    uint32_t vector;               // NORM: weight
-    uint32_t y, y_stride;          // KEEP: what is quantised is written there
-    uint32_t n, b, rotated;        // n: a multiple of 16, no padding; SWIGLU: inputs are [2][n]
+    uint32_t what;                // bits of QUANTISE_...
+    uint32_t x, x_stride;         // input; with ADD the sum is written there
+    uint32_t delta, delta_stride; // ADD: what is added
+    uint32_t vector;              // NORM: weight
+    uint32_t y, y_stride;         // KEEP: what is quantised is written there
+    uint32_t n, b, rotated;       // n: a multiple of 16, no padding; SWIGLU: inputs are [2][n]
 } quantise_args;
 
 FN void load_8(const float *p, float *v) {
@@ -55,7 +55,8 @@ template <int V> FN uint32_t largest_bits(const float *v) {
     return m;
 }
 
-// A row is a block, or a cluster of BLOCKS blocks; a warp has 256 of its columns at a time, CHUNKS times, a lane 8 of them.
+// A row is a block, or a cluster of BLOCKS blocks; a warp has 256 of its columns at a time, CHUNKS times, a lane 8 of
+// them.
 template <int CHUNKS, int BLOCKS> FN void quantise(float *work, const quantise_args *a) {
     __shared__ float squares[CHUNKS == 1 && BLOCKS == 1 ? 32 * 256 : 1];
     __shared__ float sums[256];
@@ -199,7 +200,8 @@ template <int V> FN void turn_heads(float *work, uint8_t *kv, const kv_args *a) 
     const uint32_t position = ((const uint32_t *)work + a->positions)[row], slot = position % KEY_BLOCK,
                    table = ((const uint32_t *)work + a->table)[row],
                    block = ((const uint32_t *)work)[table + position / KEY_BLOCK];
-    const float *x = work + a->x + (uint64_t)row * a->x_stride + head * dim, *cosine = work + h->cosine + (uint64_t)position * half,
+    const float *x = work + a->x + (uint64_t)row * a->x_stride + head * dim,
+                *cosine = work + h->cosine + (uint64_t)position * half,
                 *sine = work + h->sine + (uint64_t)position * half;
     float v[V];
 #pragma unroll
