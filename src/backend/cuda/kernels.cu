@@ -6,6 +6,9 @@
 #include "backend/cuda/linear_wgmma.cuh"
 #include "backend/cuda/rows_fast.cuh"
 
+// Lines that are one macro confuse it.
+// clang-format off
+
 // N: words a lane has of a unit: bits a step of the trellis, or 16: int8.
 #define ALL_N(X) X(4) X(5) X(6) X(7) X(8) X(16)
 #define REORDER(n)                                                                                                     \
@@ -49,7 +52,7 @@ QUANTISE(3)
         wide<n, units>(weight, work, &a);                                                                              \
     }
 #if __CUDA_ARCH_FEAT_SM90_ALL
-    extern "C" __global__ void transpose(uint32_t *q, uint32_t n) {
+extern "C" __global__ void transpose(uint32_t *q, uint32_t n) {
     begin();
     transpose_inputs(q, n);
 }
