@@ -98,6 +98,7 @@ typedef struct gpu_attention_args {
 // Every kernel: X(name, struct of its arguments).
 #define GPU_KERNELS(X)                                                                                                 \
     X(kernel_rows, gpu_rows_args)                                                                                      \
+    X(kernel_expand, gpu_matrix)                                                                                       \
     X(kernel_linear, gpu_linear_args)                                                                                  \
     X(kernel_attention_4, gpu_attention_args)                                                                          \
     X(kernel_attention_8, gpu_attention_args)                                                                          \

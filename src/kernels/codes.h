@@ -1,4 +1,4 @@
-// Reading coded matrices in the order of the file: docs/arithmetic.md, section 3; codec/panel.h.
+// Reading trellis and int8 matrices in the order of the file: docs/arithmetic.md, section 3; codec/panel.h.
 #pragma once
 #include "kernels/args.h"
 #include "kernels/port.h"
@@ -46,41 +46,4 @@ FN void coded_16(const gpu_matrix *w, GLOBAL const uint32_t *data, uint32_t sb, 
             low = high;
         }
     }
-}
-
-// ---- Sparse blocks (codec/sparse.h)
-
-FN uint32_t sparse_values(uint32_t nb, uint32_t b) {
-    return nb * 8 * b;
-}
-FN GLOBAL const uint8_t *sparse_block(const gpu_matrix *w, GLOBAL const uint8_t *data, uint32_t sb, uint32_t g) {
-    const uint32_t nb = bands_of(w, sb), masks = w->b * 32;
-    return data + (uint64_t)sb * (w->cols / w->b) * (sparse_values(16, w->b) * w->s / 8 + masks) +
-           (uint64_t)g * (sparse_values(nb, w->b) * w->s / 8 + masks);
-}
-FN uint64_t sparse_mask(GLOBAL const uint8_t *masks, uint32_t word) {
-    GLOBAL const uint32_t *m = (GLOBAL const uint32_t *)(GLOBAL const void *)masks + 2 * word;
-    return (uint64_t)m[1] << 32 | m[0];
-}
-// Value i as a byte w+127.
-FN uint32_t sparse_value(GLOBAL const uint8_t *values, uint32_t bits, uint32_t i) {
-    if (bits == 8) return values[i];
-    const uint32_t code = values[i / 64 * 32 + i % 32] >> (i % 64 / 32 * 4) & 15;
-    // 32, 41, 50, 60, 71, 84, 101, 127
-    const uint32_t level = (code & 4 ? 0x7f655447u : 0x3c322920u) >> 8 * (code & 3) & 255;
-    return code & 8 ? 127 - level : 127 + level;
-}
-// The four weights of word (r, quad) that belong to a band, `before` values into the block.
-FN uint32_t sparse_quad(GLOBAL const uint8_t *values, uint32_t bits, uint32_t n_values, uint64_t mask, uint32_t band,
-                        uint32_t before) {
-    uint32_t at = before + bits_set(mask & (((uint64_t)1 << 4 * band) - 1)), out = 0;
-    for (uint32_t c = 0; c < 4; c++) {
-        uint32_t v = 127;
-        if (mask >> (4 * band + c) & 1) {
-            if (at < n_values) v = sparse_value(values, bits, at);
-            at++;
-        }
-        out |= v << 8 * c;
-    }
-    return out;
 }

@@ -1,27 +1,8 @@
-// A batch of quantised rows times a coded matrix in the order of the file, any encoding: section 4, steps 3 and 4.
+// A batch of quantised rows times a coded matrix in the order of the file, trellis or int8: section 4, steps 3 and 4.
 //
 // A group takes a superband and up to GPU_LINEAR_ROWS rows of the batch; a lane is one row of the matrix.
 #pragma once
 #include "kernels/codes.h"
-
-// before[w] = the values of a sparse block that come before mask word w, for its n words.
-FN void sparse_places(GLOBAL const uint8_t *masks, uint32_t n, LOCAL uint32_t *before, LOCAL uint32_t *sums) {
-    const uint32_t each = (n + 255) / 256;
-    LANES(j) {
-        uint32_t sum = 0;
-        for (uint32_t i = j * each; i < (j + 1) * each && i < n; i++) sum += bits_set(sparse_mask(masks, i));
-        sums[j] = sum;
-    }
-    for (uint32_t h = 1, from = 0; h < 256; h *= 2, from ^= 256)
-        LANES(j) sums[(from ^ 256) + j] = sums[from + j] + (j >= h ? sums[from + j - h] : 0);
-    LANES(j) { // after 8 steps the sums are back in the first half
-        uint32_t sum = j ? sums[j - 1] : 0;
-        for (uint32_t i = j * each; i < (j + 1) * each && i < n; i++) {
-            before[i] = sum;
-            sum += bits_set(sparse_mask(masks, i));
-        }
-    }
-}
 
 KERNEL(kernel_linear, gpu_linear_args, GROUP_LANES) {
     (void)kv;
@@ -32,21 +13,12 @@ KERNEL(kernel_linear, gpu_linear_args, GROUP_LANES) {
     GLOBAL const uint32_t *d = WORK(uint32_t, a->x.d);
     GLOBAL const int32_t *q_sum = WORK(int32_t, a->x.q_sum);
     SHARED(uint32_t, x, GPU_LINEAR_ROWS * 64);
-    SHARED(uint32_t, before, 1024);
-    SHARED(uint32_t, sums, 512);
     PRIVATE(int32_t, total, GPU_LINEAR_ROWS);
     LANES(j) {
         for (uint32_t i = 0; i < GPU_LINEAR_ROWS; i++) MINE(total, j)[i] = 0;
         for (uint32_t i = j; i < GPU_LINEAR_ROWS * 64; i += GROUP_LANES) x[i] = 0;
     }
     for (uint32_t g = 0; g < groups; g++) {
-        GLOBAL const uint8_t *block = weight, *masks = weight;
-        const uint32_t n_values = sparse_values(nb, b);
-        if (a->w.encoding == CODED_SPARSE) {
-            block = sparse_block(&a->w, weight, sb, g);
-            masks = block + n_values * a->w.s / 8;
-            sparse_places(masks, 16 * (b / 4), before, sums);
-        }
         LANES(j) {
             for (uint32_t i = j; i < rows * (b / 4); i += GROUP_LANES) {
                 const uint32_t row = i / (b / 4), k = i % (b / 4);
@@ -60,14 +32,8 @@ KERNEL(kernel_linear, gpu_linear_args, GROUP_LANES) {
             for (uint32_t i = 0; i < GPU_LINEAR_ROWS; i++) dot[i] = 0;
             for (uint32_t step = 0; band < nb && step < b / 16; step++) {
                 uint32_t w[4];
-                if (a->w.encoding == CODED_SPARSE)
-                    for (uint32_t k = 0; k < 4; k++) {
-                        const uint32_t word = r * (b / 4) + step * 4 + k;
-                        w[k] = sparse_quad(block, a->w.s, n_values, sparse_mask(masks, word), band, before[word]);
-                    }
-                else
-                    coded_16(&a->w, (GLOBAL const uint32_t *)(GLOBAL const void *)weight, sb, g * (b / 16) + step, band,
-                             r, w);
+                coded_16(&a->w, (GLOBAL const uint32_t *)(GLOBAL const void *)weight, sb, g * (b / 16) + step, band, r,
+                         w);
                 for (uint32_t i = 0; i < GPU_LINEAR_ROWS; i++)
                     for (uint32_t k = 0; k < 4; k++) dot[i] = dot_us(w[k], x[i * 64 + step * 4 + k], dot[i]);
             }

@@ -64,27 +64,13 @@ FN void row_embed(const gpu_rows_args *a, const gpu_row_op *op, uint32_t token, 
                   GLOBAL uint8_t *work, GLOBAL int32_t *v, GLOBAL float *out) {
     const gpu_matrix *w = &a->embedding;
     const uint32_t n = w->cols, b = w->b, sb = token / 256, band = token % 256 / 16, r = token % 16;
-    if (w->encoding == CODED_SPARSE) {
-        const uint32_t n_values = sparse_values(bands_of(w, sb), b), words = b / 4;
-        LANES(j) {
-            for (uint32_t i = j; i < n / 4; i += ROW_LANES) { // a quad each; the values before it are counted anew
-                GLOBAL const uint8_t *values = sparse_block(w, weight, sb, i / words),
-                                     *masks = values + n_values * w->s / 8;
-                const uint32_t word = r * words + i % words;
-                uint32_t before = 0;
-                for (uint32_t k = 0; k < word; k++) before += bits_set(sparse_mask(masks, k));
-                const uint32_t q = sparse_quad(values, w->s, n_values, sparse_mask(masks, word), band, before);
-                for (uint32_t c = 0; c < 4; c++) v[4 * i + c] = (int32_t)(q >> 8 * c & 255) - 127;
-            }
+    LANES(j) {
+        for (uint32_t i = j; i < n / 16; i += ROW_LANES) {
+            uint32_t q[4];
+            coded_16(w, (GLOBAL const uint32_t *)(GLOBAL const void *)weight, sb, i, band, r, q);
+            for (uint32_t c = 0; c < 16; c++) v[16 * i + c] = (int32_t)(q[c / 4] >> 8 * (c % 4) & 255) - 127;
         }
-    } else
-        LANES(j) {
-            for (uint32_t i = j; i < n / 16; i += ROW_LANES) {
-                uint32_t q[4];
-                coded_16(w, (GLOBAL const uint32_t *)(GLOBAL const void *)weight, sb, i, band, r, q);
-                for (uint32_t c = 0; c < 16; c++) v[16 * i + c] = (int32_t)(q[c / 4] >> 8 * (c % 4) & 255) - 127;
-            }
-        }
+    }
     if (op->rotated) rotate_integers(v, n, b);
     const float scale = ((GLOBAL const float *)(GLOBAL const void *)weight)[w->scale + token];
     LANES(j) {

@@ -125,10 +125,12 @@ static void lay_out_rows(gpu_backend *b, const upg_config *c) {
 static size_t aligned(size_t bytes) {
     return (bytes + ALIGN - 1) / ALIGN * ALIGN;
 }
-// Of a matrix's codes on the device, which may be put into an order of whole pairs of bands, and 64 readable bytes.
+// Of a matrix's codes on the device, in whole pairs of bands, as a device's own order may want them, and 64 readable
+// bytes. A sparse matrix is int8 there.
 static size_t code_bytes(const upg_tensor *t) {
-    const size_t bands = ((size_t)t->rows + 15) / 16;
-    return aligned(t->bytes / bands * (bands + bands % 2) + 64);
+    const size_t bands = ((size_t)t->rows + 15) / 16,
+                 bytes = t->encoding == UPG_SPARSE ? upg_encoded_bytes(UPG_INT8, 0, t->rows, t->cols) : t->bytes;
+    return aligned(bytes / bands * (bands + bands % 2) + 64);
 }
 static size_t matrix_bytes(const upg_tensor *t) {
     return code_bytes(t) + aligned((size_t)t->rows * sizeof(float));
@@ -148,10 +150,27 @@ static void find_uses(gpu_backend *b, bool *embedded, bool *multiplied) {
     }
 }
 
-static int write_matrix(gpu_backend *b, const upg_tensor *t, upg_gpu_address at, upg_gpu_matrix *m, upg_error *e) {
+// Expands a sparse matrix from scratch to where it is to be.
+static int expand(gpu_backend *b, upg_gpu_matrix *m, upg_gpu_address scratch, upg_error *e) {
+    const upg_gpu_launch l = {.kernel = UPG_GPU_kernel_expand,
+                              .groups = {(m->args.rows + 255) / 256, m->args.cols / m->args.b, 1},
+                              .weight = scratch,
+                              .work = b->work,
+                              .kv = m->data,
+                              .args = &m->args,
+                              .args_bytes = sizeof m->args};
+    if (b->api->launch(b->gpu, &l, e)) return -1;
+    m->args.encoding = UPG_INT8;
+    m->args.s = 0;
+    return 0;
+}
+
+static int write_matrix(gpu_backend *b, const upg_tensor *t, upg_gpu_address at, upg_gpu_address scratch,
+                        upg_gpu_matrix *m, upg_error *e) {
     const size_t scales = code_bytes(t);
     if (scales / 4 > UINT32_MAX) return upg_fail(e, "tensor %s: too large for a GPU", t->name);
     const uint32_t n = (uint32_t)upg_pad16(t->cols);
+    const bool sparse = t->encoding == UPG_SPARSE;
     *m = (upg_gpu_matrix){.data = at,
                           .args = {.encoding = (uint32_t)t->encoding,
                                    .s = (uint32_t)t->s,
@@ -159,7 +178,7 @@ static int write_matrix(gpu_backend *b, const upg_tensor *t, upg_gpu_address at,
                                    .cols = n,
                                    .b = (uint32_t)upg_block(n),
                                    .scale = (uint32_t)(scales / 4)}};
-    return b->api->write(b->gpu, at, t->data, t->bytes, e) ||
+    return b->api->write(b->gpu, sparse ? scratch : at, t->data, t->bytes, e) || (sparse && expand(b, m, scratch, e)) ||
                    b->api->write(b->gpu, at + scales, t->scale, (size_t)t->rows * sizeof(float), e)
                ? -1
                : 0;
@@ -171,13 +190,13 @@ static int write_weights(gpu_backend *b, upg_gpu_address at, upg_gpu_address scr
     for (int i = 0; i < p->n_weights; i++) {
         const upg_tensor *t = p->weights[i];
         if (embedded[i]) {
-            if (write_matrix(b, t, at, &b->embedded[i], e)) return -1;
+            if (write_matrix(b, t, at, scratch, &b->embedded[i], e)) return -1;
             b->rows.embedding = b->embedded[i].args;
             at += matrix_bytes(t);
         }
         if (!multiplied[i]) continue;
-        if (write_matrix(b, t, at, &b->matrices[i], e) ||
-            (b->api->reorder && b->api->reorder(b->gpu, &b->matrices[i], t->bytes, scratch, e)))
+        if (write_matrix(b, t, at, scratch, &b->matrices[i], e) ||
+            (b->api->reorder && b->api->reorder(b->gpu, &b->matrices[i], code_bytes(t), scratch, e)))
             return -1;
         at += matrix_bytes(t);
     }
@@ -227,7 +246,8 @@ static int reserve(gpu_backend *b, upg_error *e) {
     for (size_t i = 0; i < n; i++) {
         const size_t bytes = matrix_bytes(p->weights[i]);
         weights += bytes * ((size_t)embedded[i] + (size_t)multiplied[i]); // norms are part of the work
-        if (multiplied[i] && b->api->reorder && bytes > largest) largest = bytes;
+        if (p->weights[i]->rows > 1 && bytes > largest) largest = bytes;
+        if (p->weights[i]->rows > 1 && p->weights[i]->bytes > largest) largest = aligned(p->weights[i]->bytes);
     }
     lay_out_batch(b);
     lay_out_heads(b, c);
@@ -242,7 +262,7 @@ static int reserve(gpu_backend *b, upg_error *e) {
         return -1;
     if (b->api->pin) b->api->pin(b->gpu, b->staged, (size_t)b->batch_words * 4);
     if (b->api->pin) b->api->pin(b->gpu, b->results, (size_t)b->result_words * 4);
-    // The scratch of reordering is the KV cache's memory.
+    // What is expanded or put into another order passes through the KV cache's memory.
     const size_t last = aligned(kv) > largest ? aligned(kv) : largest;
     b->bytes = work + weights + last;
     if (b->api->reserve(b->gpu, b->bytes, &b->work, e)) return -1;
