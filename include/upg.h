@@ -126,7 +126,7 @@ UPG_API int upg_session_context(const upg_session *s);
 UPG_API int upg_session_truncate(upg_session *s, int sequence, int length, upg_error *e);
 UPG_API const char *upg_session_path(const upg_session *s); // what runs it: "avx512", "avx2", "scalar", "openblas",
                                                             // or a GPU's name
-UPG_API size_t upg_session_memory(const upg_session *s);    // bytes reserved, weights excluded
+UPG_API size_t upg_session_memory(const upg_session *s);    // bytes reserved; of the weights only a GPU's copy
 
 // Sampling, docs/arithmetic.md section 13. A draw depends on the logits, the tokens so far, and (seed, position) only.
 typedef struct upg_bias {

@@ -339,6 +339,11 @@ static int copy_memory(upg_gpu *base, upg_gpu_address to, upg_gpu_address from, 
     return current(g, e) ? -1 : check(cu.cuMemcpyDtoDAsync(to, from, n, g->stream), "to copy data", e);
 }
 
+static int clear_memory(upg_gpu *base, upg_gpu_address at, size_t n, upg_error *e) {
+    cuda_gpu *g = (cuda_gpu *)base;
+    return current(g, e) ? -1 : check(cu.cuMemsetD8Async(at, 0, n, g->stream), "to clear memory", e);
+}
+
 // ---- Kernels ----
 
 // A kernel met trouble: what was being recorded is dropped.
@@ -671,6 +676,7 @@ static const upg_gpu_api cuda_api = {.name = "cuda",
                                      .write = write_memory,
                                      .read = read_memory,
                                      .copy = copy_memory,
+                                     .clear = clear_memory,
                                      .launch = launch,
                                      .rows = rows,
                                      .attention = attention,

@@ -35,7 +35,7 @@ typedef struct upg_gpu_api {
     upg_gpu *(*open)(const upg_backend_options *options, upg_error *e);
     void (*close)(upg_gpu *g);
     const char *(*path)(const upg_gpu *g); // the device's name
-    // The one allocation. If there is not so much, the message says how much there is.
+    // The one allocation, zeroed. If there is not so much, the message says how much there is.
     int (*reserve)(upg_gpu *g, size_t bytes, upg_gpu_address *at, upg_error *e);
     // Host memory that will often be read into: makes that faster if it can.
     void (*pin)(upg_gpu *g, void *p, size_t n); // or NULL
@@ -43,6 +43,7 @@ typedef struct upg_gpu_api {
     int (*write)(upg_gpu *g, upg_gpu_address to, const void *from, size_t n, upg_error *e);
     int (*read)(upg_gpu *g, void *to, upg_gpu_address from, size_t n, upg_error *e);
     int (*copy)(upg_gpu *g, upg_gpu_address to, upg_gpu_address from, size_t n, upg_error *e);
+    int (*clear)(upg_gpu *g, upg_gpu_address at, size_t n, upg_error *e);
     int (*launch)(upg_gpu *g, const upg_gpu_launch *l, upg_error *e);
     // Row ops in a way of the device's own. Returns 1 if it has none for them, and kernel_rows does them.
     int (*rows)(upg_gpu *g, const upg_gpu_launch *l, upg_error *e); // or NULL

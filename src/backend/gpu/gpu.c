@@ -267,7 +267,10 @@ static int reserve(gpu_backend *b, upg_error *e) {
     b->bytes = work + weights + last;
     if (b->api->reserve(b->gpu, b->bytes, &b->work, e)) return -1;
     b->kv = b->work + work + weights;
-    return write_constants(b, e) || write_weights(b, b->work + work, b->kv, embedded, multiplied, e) ? -1 : 0;
+    return write_constants(b, e) || write_weights(b, b->work + work, b->kv, embedded, multiplied, e) ||
+                   b->api->clear(b->gpu, b->kv, last, e)
+               ? -1
+               : 0;
 }
 
 upg_backend *upg_gpu_create(const upg_backend_api *backend, const upg_gpu_api *device, const upg_program *program,

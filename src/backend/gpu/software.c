@@ -67,6 +67,11 @@ static int copy_memory(upg_gpu *g, upg_gpu_address to, upg_gpu_address from, siz
     memcpy(pointer(to), pointer(from), n);
     return 0;
 }
+static int clear_memory(upg_gpu *g, upg_gpu_address at, size_t n, upg_error *e) {
+    (void)g, (void)e;
+    memset(pointer(at), 0, n);
+    return 0;
+}
 
 static void group_task(void *ctx, int task, int thread) {
     (void)thread;
@@ -92,6 +97,7 @@ static const upg_gpu_api software_api = {.name = "software",
                                          .write = write_memory,
                                          .read = read_memory,
                                          .copy = copy_memory,
+                                         .clear = clear_memory,
                                          .launch = launch};
 
 static bool never(void) {
