@@ -100,7 +100,7 @@ $B/third_party/%.o: third_party/%.c
 	$(if $V,,@echo "  CC   $@")
 	$Q$(CC) -O2 -g1 -fPIC -fvisibility=hidden $(if $(SAN),-fsanitize=$(SAN)) -fno-sanitize=undefined -c $< -o $@
 $B/src/backend/cuda/cuda.o: ISA_FLAGS = -I$(CUDA_HOME)/include
-$B/src/backend/cuda/kernels.fatbin: src/backend/cuda/kernels.cu $(wildcard src/backend/cuda/*.cuh src/kernels/*.h)
+$B/src/backend/cuda/kernels.fatbin: src/backend/cuda/kernels.cu $(wildcard src/backend/cuda/*.cuh src/backend/cuda/args.h src/kernels/*.h)
 	@mkdir -p $(@D)
 	$(if $V,,@echo "  NVCC $@")
 	$Q$(NVCC) -fatbin $(NVCC_FLAGS) $< -o $@

@@ -6,11 +6,6 @@
 #include "backend/cuda/rows_fast.cuh"
 #include "kernels/attention.h"
 
-typedef struct attend_args {
-    gpu_attention_args attention;
-    uint32_t *done; // [spans][groups of queries] zeros before and after
-} attend_args;
-
 // What this block has written, and other blocks before they counted themselves, is seen after it.
 FN void order_memory() {
     asm volatile("fence.acq_rel.gpu;" ::: "memory");
@@ -155,7 +150,7 @@ template <int DIM, int Q> FN void attend(float *work, uint8_t *kv, const attend_
     if (!alone) {
         __syncthreads();
         if (j == 0) {
-            uint32_t *done = all->done + blockIdx.x * gridDim.y + blockIdx.y;
+            uint32_t *done = (uint32_t *)all->done + blockIdx.x * gridDim.y + blockIdx.y;
             order_memory();
             last_block = atomicAdd(done, 1) == high - low;
             if (last_block) *done = 0;

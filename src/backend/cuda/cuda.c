@@ -1,6 +1,7 @@
 // CUDA through the driver API: libcuda.so.1 is loaded when it is first needed, and the kernels come with the program as
 // a fat binary. Trouble on the device is an error of the call that met it; a device that is lost gives errors from then
 // on, and the process goes on.
+#include "backend/cuda/args.h"
 #include "backend/cuda/cuda.h"
 #include "backend/gpu/device.h"
 #include <cuda.h>
@@ -304,8 +305,7 @@ static int reserve(upg_gpu *base, size_t bytes, upg_gpu_address *at, upg_error *
     const size_t needed = bytes + SUMS + DONE;
     if (g->limit && g->limit < left) left = g->limit;
     if (needed > left || cu.cuMemAlloc(&g->memory, bytes) != CUDA_SUCCESS)
-        return upg_fail(e, "%.2f GB of GPU memory are needed, and %.2f of %.2f GB are available on %s",
-                        (double)needed * 1e-9, (double)left * 1e-9, (double)all * 1e-9, g->info.name);
+        return upg_gpu_no_room(needed, left, all, g->info.name, e);
     if (check(cu.cuMemAlloc(&g->sums, SUMS + DONE), "to reserve memory", e) ||
         check(cu.cuMemsetD8Async(g->sums, 0, SUMS + DONE, g->stream), "to clear memory", e) ||
         check(cu.cuMemsetD8Async(g->memory, 0, bytes, g->stream), "to clear memory", e))
@@ -381,13 +381,6 @@ static int launch(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     return start(g, g->kernels[l->kernel], l->groups, l->kernel == UPG_GPU_kernel_rows ? 1024 : GROUP_LANES, 0, params,
                  e);
 }
-
-// As mma_args of linear_mma.cuh.
-typedef struct mma_args {
-    gpu_linear_args linear;
-    CUdeviceptr sums;
-    uint32_t whole, stages;
-} mma_args;
 
 static int words_of(const gpu_matrix *w) {
     return w->encoding == UPG_TRELLIS ? (int)w->s : w->encoding == UPG_INT8 ? 16 : 0;
@@ -519,24 +512,6 @@ static int linear(upg_gpu *base, const upg_gpu_matrix *m, const upg_gpu_launch *
 
 // ---- Row ops ----
 
-// As in rows_fast.cuh.
-enum { QUANTISE_ADD = 1, QUANTISE_NORM = 2, QUANTISE_SWIGLU = 4, QUANTISE_KEEP = 8 };
-typedef struct quantise_args {
-    gpu_quantised to;
-    uint32_t flags, wanted, gathered, sign;
-    float eps;
-    uint32_t what;
-    uint32_t x, x_stride;
-    uint32_t delta, delta_stride;
-    uint32_t vector;
-    uint32_t y, y_stride;
-    uint32_t n, b, rotated;
-} quantise_args;
-typedef struct kv_args {
-    gpu_heads heads;
-    uint32_t flags, positions, table, x, x_stride;
-} kv_args;
-
 // How many of the last row ops are one quantise kernel, 0 if none; fills in its arguments.
 static uint32_t match_quantise(const gpu_rows_args *a, quantise_args *q) {
     uint32_t i = a->n_ops;
@@ -614,12 +589,6 @@ static int rows(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     const uint32_t grid[3] = {l->groups[0], (h->n_heads + 2 * h->n_kv_heads + 7) / 8, 1};
     return start(g, g->heads[h->head_dim / 128], grid, 256, 0, params, e);
 }
-
-// As in attention_fast.cuh.
-typedef struct attend_args {
-    gpu_attention_args attention;
-    CUdeviceptr done;
-} attend_args;
 
 static int attention(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     cuda_gpu *g = (cuda_gpu *)base;

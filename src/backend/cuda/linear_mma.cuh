@@ -10,17 +10,10 @@
 // A product's row g is the first (third) and row g+8 the second (fourth) of a lane's rows, its column a row of the
 // batch, and where a column of the matrix stands in its 32 is whatever suits: both operands agree.
 #pragma once
-#include "kernels/args.h"
+#include "backend/cuda/args.h"
 #include "kernels/port.h"
 
 enum { UNIT_COLS = 64, TILE_PAIRS = 8, TILE_THREADS = 64 * TILE_PAIRS };
-
-typedef struct mma_args {
-    gpu_linear_args linear;
-    unsigned long long *sums; // of parts: [batch rows][rows of w padded to 32], zeros before and after
-    uint32_t whole;           // few rows: blocks take whole pairs of bands
-    uint32_t stages;          // more rows: groups in shared memory, 2 or 3
-} mma_args;
 
 // ---- Words of a lane ----
 
@@ -274,7 +267,8 @@ template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float 
                                    ? block_of(begin_of + groups - 1, items) - block_of(begin_of, items) + 1
                                    : 1;
         int32_t acc = red[(lp * ROWS + row) * 32 + r];
-        if (at >= a->linear.w.rows || (parts > 1 && !join(a->sums + (uint64_t)row * (pairs * 32) + at, parts, &acc)))
+        if (at >= a->linear.w.rows ||
+            (parts > 1 && !join((unsigned long long *)a->sums + (uint64_t)row * (pairs * 32) + at, parts, &acc)))
             continue;
         const float m_row = single ? m : work[a->linear.x.m + row] * 0x1.020408p-7f;
         work[a->linear.y + (uint64_t)row * a->linear.y_stride + at] = (float)acc * (scales[lp * 32 + r] * m_row);
@@ -395,7 +389,8 @@ FN void tile_half(const uint8_t *weight, float *work, const mma_args *a, uint8_t
             const uint32_t n = row0 + nt * 8 + 2 * t + i % 2, row = pair * 32 + g * 4 + 2 * HALF + i / 2;
             if (row >= a->linear.w.rows || n >= a->linear.n_rows) continue;
             int32_t acc = total[nt][i];
-            if (parts > 1 && !join(a->sums + (uint64_t)n * (pairs * 32) + row, parts, &acc)) continue;
+            if (parts > 1 && !join((unsigned long long *)a->sums + (uint64_t)n * (pairs * 32) + row, parts, &acc))
+                continue;
             work[a->linear.y + (uint64_t)n * a->linear.y_stride + row] =
                 (float)acc * (scale[row] * (work[a->linear.x.m + n] * 0x1.020408p-7f));
         }

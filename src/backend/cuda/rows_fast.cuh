@@ -1,23 +1,9 @@
 // The row ops of a decoder's layer with their values in registers: what ends in QUANTISE (after SWIGLU, or after
 // RMSNORM and ADD), and KV. The same numbers as kernels/rows.h; shapes that these do not take go there.
 #pragma once
-#include "kernels/args.h"
+#include "backend/cuda/args.h"
 #include "kernels/port.h"
 #include <cooperative_groups.h>
-
-enum { QUANTISE_ADD = 1, QUANTISE_NORM = 2, QUANTISE_SWIGLU = 4, QUANTISE_KEEP = 8 };
-
-typedef struct quantise_args {
-    gpu_quantised to;
-    uint32_t flags, wanted, gathered, sign;
-    float eps;
-    uint32_t what;                // bits of QUANTISE_...
-    uint32_t x, x_stride;         // input; with ADD the sum is written there
-    uint32_t delta, delta_stride; // ADD: what is added
-    uint32_t vector;              // NORM: weight
-    uint32_t y, y_stride;         // KEEP: what is quantised is written there
-    uint32_t n, b, rotated;       // n: a multiple of 16, no padding; SWIGLU: inputs are [2][n]
-} quantise_args;
 
 FN void load_8(const float *p, float *v) {
     const float4 a = ((const float4 *)p)[0], b = ((const float4 *)p)[1];
@@ -183,11 +169,6 @@ template <int CHUNKS, int BLOCKS> FN void quantise(float *work, const quantise_a
     }
     if (threadIdx.x == 0 && blockIdx.x % BLOCKS == 0) work[a->to.m + row] = zero ? 0.0f : float_of(top);
 }
-
-typedef struct kv_args {
-    gpu_heads heads;
-    uint32_t flags, positions, table, x, x_stride;
-} kv_args;
 
 // Heads of 32*V dimensions, which are one block of the rotation: a warp each.
 template <int V> FN void turn_heads(float *work, uint8_t *kv, const kv_args *a) {

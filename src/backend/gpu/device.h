@@ -29,13 +29,17 @@ typedef struct upg_gpu_matrix {
     int order;
 } upg_gpu_matrix;
 
+enum { UPG_NO_ROOM = -2 };
+// Fails with UPG_NO_ROOM, saying how much is needed, left and there.
+int upg_gpu_no_room(size_t needed, size_t left, size_t all, const char *device, upg_error *e);
+
 typedef struct upg_gpu upg_gpu;
 typedef struct upg_gpu_api {
     const char *name; // "cuda"
     upg_gpu *(*open)(const upg_backend_options *options, upg_error *e);
     void (*close)(upg_gpu *g);
     const char *(*path)(const upg_gpu *g); // the device's name
-    // The one allocation, zeroed. If there is not so much, the message says how much there is.
+    // The one allocation, zeroed. Returns UPG_NO_ROOM if there is not so much.
     int (*reserve)(upg_gpu *g, size_t bytes, upg_gpu_address *at, upg_error *e);
     // Host memory that will often be read into: makes that faster if it can.
     void (*pin)(upg_gpu *g, void *p, size_t n); // or NULL

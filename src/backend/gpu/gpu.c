@@ -231,6 +231,12 @@ static int write_constants(gpu_backend *b, upg_error *e) {
     return rc ? -1 : 0;
 }
 
+int upg_gpu_no_room(size_t needed, size_t left, size_t all, const char *device, upg_error *e) {
+    upg_fail(e, "%.3g GB of GPU memory are needed, and %.3g of %.3g GB are available on %s", (double)needed * 1e-9,
+             (double)left * 1e-9, (double)all * 1e-9, device);
+    return UPG_NO_ROOM;
+}
+
 static int reserve(gpu_backend *b, upg_error *e) {
     const upg_program *p = b->program;
     const upg_config *c = p->config;
@@ -265,7 +271,9 @@ static int reserve(gpu_backend *b, upg_error *e) {
     // What is expanded or put into another order passes through the KV cache's memory.
     const size_t last = aligned(kv) > largest ? aligned(kv) : largest;
     b->bytes = work + weights + last;
-    if (b->api->reserve(b->gpu, b->bytes, &b->work, e)) return -1;
+    const int rc = b->api->reserve(b->gpu, b->bytes, &b->work, e);
+    if (rc && b->options.no_room) *b->options.no_room = rc == UPG_NO_ROOM;
+    if (rc) return -1;
     b->kv = b->work + work + weights;
     return write_constants(b, e) || write_weights(b, b->work + work, b->kv, embedded, multiplied, e) ||
                    b->api->clear(b->gpu, b->kv, last, e)

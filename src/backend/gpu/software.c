@@ -22,6 +22,7 @@ typedef struct software_gpu {
     upg_gpu base;
     upg_pool *pool;
     uint8_t *memory;
+    size_t limit;
     const upg_gpu_launch *launch; // the one that runs
 } software_gpu;
 
@@ -35,6 +36,7 @@ static upg_gpu *open_device(const upg_backend_options *o, upg_error *e) {
     if (!g) return NULL;
     g->base.api = &software_api;
     g->pool = o->pool;
+    g->limit = o->gpu_bytes;
     return &g->base;
 }
 static void close_device(upg_gpu *base) {
@@ -48,6 +50,7 @@ static const char *device_path(const upg_gpu *g) {
 }
 static int reserve(upg_gpu *base, size_t bytes, upg_gpu_address *at, upg_error *e) {
     software_gpu *g = (software_gpu *)base;
+    if (g->limit && bytes > g->limit) return upg_gpu_no_room(bytes, g->limit, g->limit, "the software GPU", e);
     if (!(g->memory = upg_aligned_alloc(bytes, e))) return -1;
     *at = (uintptr_t)g->memory;
     return 0;

@@ -1,0 +1,35 @@
+// What CUDA's own kernels are told, beside kernels/args.h: the same on host and device.
+#pragma once
+#include "kernels/args.h"
+
+// Products: linear_mma.cuh, linear_wgmma.cuh.
+typedef struct mma_args {
+    gpu_linear_args linear;
+    uint64_t sums;   // address of sums of parts: 64 bits, [batch rows][rows of w padded to 32], zeros before and after
+    uint32_t whole;  // few rows: blocks take whole pairs of bands
+    uint32_t stages; // more rows: groups in shared memory, 2 or 3
+} mma_args;
+
+// What ends in QUANTISE, and KV: rows_fast.cuh.
+enum { QUANTISE_ADD = 1, QUANTISE_NORM = 2, QUANTISE_SWIGLU = 4, QUANTISE_KEEP = 8 };
+typedef struct quantise_args {
+    gpu_quantised to;
+    uint32_t flags, wanted, gathered, sign;
+    float eps;
+    uint32_t what;                // bits of QUANTISE_...
+    uint32_t x, x_stride;         // input; with ADD the sum is written there
+    uint32_t delta, delta_stride; // ADD: what is added
+    uint32_t vector;              // NORM: weight
+    uint32_t y, y_stride;         // KEEP: what is quantised is written there
+    uint32_t n, b, rotated;       // n: a multiple of 16, no padding; SWIGLU: inputs are [2][n]
+} quantise_args;
+typedef struct kv_args {
+    gpu_heads heads;
+    uint32_t flags, positions, table, x, x_stride;
+} kv_args;
+
+// Attention: attention_fast.cuh, attention_mma.cuh.
+typedef struct attend_args {
+    gpu_attention_args attention;
+    uint64_t done; // address of counts of blocks that are done: [spans][groups of queries], zeros before and after
+} attend_args;
