@@ -26,12 +26,24 @@ static bool is_named(const upg_backend_api *api, const char *device) {
     return !strncmp(device, api->name, n) && !api->name[n];
 }
 
+// All of the program on a device, or what there is room for.
+static upg_backend *create(const upg_backend_api *api, const upg_program *program, const upg_backend_options *options,
+                           upg_error *e) {
+    upg_error why = {""};
+    bool no_room = false;
+    upg_backend_options o = *options;
+    o.no_room = &no_room;
+    upg_backend *b = api->create(program, &o, e);
+    if (!b && no_room) b = upg_backend_split(api, program, options, &why); // e keeps what all of it would take
+    return b;
+}
+
 // By itself: the first that has room. What a GPU said is forgotten, the CPU's word counts.
 static upg_backend *first_with_room(const upg_program *program, const upg_backend_options *o, upg_error *e) {
     for (size_t i = 0; i < N_BACKENDS; i++) {
         const upg_backend_api *api = backends[i];
         if (!api->accepts(program->source) || (api->present && !api->present())) continue;
-        upg_backend *b = api->create(program, o, e);
+        upg_backend *b = create(api, program, o, e);
         if (b || !api->present) return b;
     }
     upg_fail(e, "no backend runs these weights");
@@ -67,7 +79,7 @@ upg_backend *upg_backend_new(const upg_program *program, const upg_backend_optio
     if (!strcmp(o.device, "auto")) return first_with_room(program, &o, e);
     for (size_t i = 0; i < N_BACKENDS; i++)
         if (is_named(backends[i], o.device) && backends[i]->accepts(program->source))
-            return backends[i]->create(program, &o, e);
+            return create(backends[i], program, &o, e);
     unknown(o.device, e);
     return NULL;
 }

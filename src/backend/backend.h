@@ -27,6 +27,9 @@ typedef struct upg_batch {
     const int32_t *const
         *blocks;          // [n_rows] the block table of the row's sequence: pool block of positions 256*i..256*i+255
     const uint8_t *wants; // [n_rows] 1: compute this row's logits
+    // What a buffer holds before the first op, [n_rows][width]; NULL: nothing. For GPUs, see split.c.
+    const float *input;
+    int input_buffer;
 } upg_batch;
 
 typedef struct upg_backend upg_backend;
@@ -42,10 +45,11 @@ typedef struct upg_backend_api {
     void (*destroy)(upg_backend *b);
     // Runs the program. Device trouble is an error; a row with values that are not finite only has its flag set.
     int (*run)(upg_backend *b, const upg_batch *batch, upg_error *e);
-    const float *(*logits)(const upg_backend *b, int i); // [vocab_size] of the i-th wanted row of the last run
-    const uint8_t *(*flags)(const upg_backend *b);       // [n_rows] of the last run: 1 where a value was not finite
-    const char *(*path)(const upg_backend *b);           // what runs: "avx512", ...
-    size_t (*memory)(const upg_backend *b);              // bytes reserved
+    const float *(*rows)(const upg_backend *b, int buffer); // [n_rows][width] after a run; NULL: it does not say
+    const float *(*logits)(const upg_backend *b, int i);    // [vocab_size] of the i-th wanted row of the last run
+    const uint8_t *(*flags)(const upg_backend *b);          // [n_rows] of the last run: 1 where a value was not finite
+    const char *(*path)(const upg_backend *b);              // what runs: "avx512", ...
+    size_t (*memory)(const upg_backend *b);                 // bytes reserved
     // Blocks of the KV cache between runs, as bytes that mean the same to every run of this backend: how many one has,
     // and moving it out, in, and to another place.
     size_t (*kv_bytes)(const upg_config *c);
@@ -64,6 +68,10 @@ extern const upg_backend_api upg_backend_fp32; // original weights in fp32, for 
 extern const upg_backend_api upg_backend_cuda; // NVIDIA's GPUs
 #endif
 extern const upg_backend_api upg_backend_software; // the GPUs' kernels on the CPU, for tests
+
+// The last layers of the program on a GPU that has no room for all of it, the rest on the CPU.
+upg_backend *upg_backend_split(const upg_backend_api *gpu, const upg_program *program,
+                               const upg_backend_options *options, upg_error *e);
 
 // Around op i of the program.
 static inline double upg_op_begin(const upg_backend_options *o) {

@@ -45,7 +45,8 @@ int bench_profile_run(bench_profile *p, int first, int n, bool logits, upg_error
         p->positions[i] = first + i;
         p->tokens[i] = bench_token(p->model, first + i);
     }
-    upg_batch batch = {n, p->tokens, p->positions, p->blocks, p->wants};
+    upg_batch batch = {
+        .n_rows = n, .tokens = p->tokens, .positions = p->positions, .blocks = p->blocks, .wants = p->wants};
     if (p->backend->api->run(p->backend, &batch, e)) return -1;
     if (p->backend->api->flags(p->backend)[n - 1]) return upg_fail(e, "the model met a value that is not finite");
     return 0;

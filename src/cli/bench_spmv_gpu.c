@@ -57,7 +57,7 @@ static void program_free(program *g) {
 static int run_program(program *g, double *seconds, upg_error *e) {
     const int32_t zero = 0, *table = &zero;
     const uint8_t wants = 0;
-    const upg_batch batch = {1, &zero, &zero, &table, &wants};
+    const upg_batch batch = {.n_rows = 1, .tokens = &zero, .positions = &zero, .blocks = &table, .wants = &wants};
     const double start = upg_now();
     const int rc = g->backend->api->run(g->backend, &batch, e);
     *seconds = upg_now() - start;

@@ -206,7 +206,11 @@ int upg_runner_run(upg_runner *r, int from, int to, int w, int last, float *cons
                    upg_error *e) {
     const part *p = &r->parts[r->at];
     const int window = r->options.text.window;
-    upg_batch batch = {window, r->options.text.tokens + (size_t)w * (size_t)window, r->positions, r->tables, r->wants};
+    upg_batch batch = {.n_rows = window,
+                       .tokens = r->options.text.tokens + (size_t)w * (size_t)window,
+                       .positions = r->positions,
+                       .blocks = r->tables,
+                       .wants = r->wants};
     replace(r, replaced);
     if (p->buffer >= 0 && load(r, from, w, 0, window, e)) return -1;
     if (upg_fp32_run_part(r->backend, &batch, p->first, last, tap, e)) return -1;
@@ -231,7 +235,8 @@ const float *upg_runner_logits(upg_runner *r, int stream, int w, int first, int 
                                upg_error *e) {
     const part *p = &r->parts[r->at];
     const int32_t *tokens = r->options.text.tokens + (size_t)w * (size_t)r->options.text.window + first;
-    upg_batch batch = {n, tokens, r->positions + first, r->tables, r->wants};
+    upg_batch batch = {
+        .n_rows = n, .tokens = tokens, .positions = r->positions + first, .blocks = r->tables, .wants = r->wants};
     replace(r, replaced);
     if ((p->buffer >= 0 && load(r, stream, w, first, n, e)) ||
         upg_fp32_run_part(r->backend, &batch, p->first, p->last, NULL, e) ||

@@ -2,6 +2,8 @@
 // in software everywhere and on an NVIDIA GPU where there is one, for every encoding and architecture, batch and
 // chunking.
 #include "../engine/engine_helpers.h"
+#include "backend/backend.h"
+#include "engine/session.h"
 #include "engine/shape.h"
 #ifdef UPG_CUDA
 #include "backend/cuda/cuda.h"
@@ -31,13 +33,16 @@ static void require_gpu(void) {
 }
 
 // Logits behind each of n tokens, in batches of `chunk` rows; `sequences` texts at once, row by row in turn.
-static float *logits_of(const upg_model *m, const char *device, int n, int chunk, int sequences) {
+static float *logits_within(const upg_model *m, const char *device, size_t gpu_bytes, int n, int chunk, int sequences) {
     const size_t vocab = (size_t)upg_model_vocab_size(m);
     const int rows = chunk * sequences;
     float *out = malloc((size_t)n * (size_t)sequences * vocab * sizeof *out);
-    upg_session *s = open_session(
-        m, &(upg_session_options){
-               .device = device, .context = n, .n_sequences = sequences, .max_rows = rows, .max_logits = rows});
+    upg_session *s = open_session(m, &(upg_session_options){.device = device,
+                                                            .context = n,
+                                                            .n_sequences = sequences,
+                                                            .max_rows = rows,
+                                                            .max_logits = rows,
+                                                            .gpu_bytes = gpu_bytes});
     upg_row *batch = calloc((size_t)rows, sizeof *batch);
     assert_true(out && batch);
     for (int at = 0; at < n; at += chunk) {
@@ -57,6 +62,10 @@ static float *logits_of(const upg_model *m, const char *device, int n, int chunk
     free(batch);
     upg_session_free(s);
     return out;
+}
+
+static float *logits_of(const upg_model *m, const char *device, int n, int chunk, int sequences) {
+    return logits_within(m, device, 0, n, chunk, sequences);
 }
 
 static void compare(const upg_model *m, const char *name, const char *device, int n, int chunk, int sequences) {
@@ -133,6 +142,85 @@ static void software_tales(void **state) {
     (void)state;
     compare_tales("software", SANITIZED ? 8 : 16);
 }
+// A GPU that has room for some layers only: the rest runs on the CPU, and the bits are the same.
+static void compare_split(const char *device) {
+    if (access(DEFAULT_MODEL, R_OK)) return;
+    upg_model *m = open_model(DEFAULT_MODEL);
+    const size_t rooms[] = {8500000, 10000000, 12500000, 15000000};
+    const int vocab = upg_model_vocab_size(m), n = 9;
+    int different = 0;
+    char before[160] = "";
+    float *want = logits_of(m, "cpu", n, 3, 2);
+    for (size_t i = 0; i < COUNT(rooms); i++) {
+        upg_session_options o = {
+            .device = device, .gpu_bytes = rooms[i], .context = n, .n_sequences = 2, .max_rows = 6, .max_logits = 6};
+        upg_session *s = open_session(m, &o);
+        assert_non_null(strstr(upg_session_path(s), " of 8 layers on the CPU"));
+        different += strcmp(before, upg_session_path(s)) != 0;
+        snprintf(before, sizeof before, "%s", upg_session_path(s));
+        upg_session_free(s);
+        float *got = logits_within(m, device, rooms[i], n, 3, 2);
+        for (int k = 0; k < 2 * n; k++)
+            assert_same_logits(got + (size_t)k * (size_t)vocab, want + (size_t)k * (size_t)vocab, vocab, before, k);
+        free(got);
+    }
+    assert_true(different >= 2);
+    upg_error e = {""};
+    assert_null(upg_session_new(m, &(upg_session_options){.device = device, .gpu_bytes = 100000, .context = n}, &e));
+    assert_non_null(strstr(e.message, "of GPU memory are needed, and 0.0001 of"));
+    free(want);
+    upg_model_free(m);
+}
+
+// Keys and values of a block have the same bytes wherever they were computed, and one is as good as another.
+static uint8_t *block_of(const upg_model *m, const char *device, size_t gpu_bytes, const uint8_t *other,
+                         float *logits) {
+    upg_error e = {""};
+    upg_session *s = open_session(
+        m, &(upg_session_options){.device = device, .gpu_bytes = gpu_bytes, .context = 260, .max_rows = 64});
+    uint8_t *bytes = malloc(upg_session_block_bytes(s));
+    int32_t tokens[257];
+    for (int i = 0; i < 257; i++) tokens[i] = (i * 31 + 7) % upg_model_vocab_size(m);
+    assert_non_null(bytes);
+    if (upg_session_prefill(s, 0, tokens, 256, &e) || upg_session_block_read(s, upg_session_block(s, 0, 0), bytes, &e))
+        fail_msg("%s", e.message);
+    if (other && upg_session_block_write(s, upg_session_block(s, 0, 0), other, &e)) fail_msg("%s", e.message);
+    run_rows(s, &(upg_row){tokens[256], 0, true}, 1);
+    memcpy(logits, upg_session_logits(s, 0), (size_t)upg_model_vocab_size(m) * sizeof *logits);
+    upg_session_free(s);
+    return bytes;
+}
+
+static void compare_blocks(const char *device, size_t gpu_bytes) {
+    if (access(DEFAULT_MODEL, R_OK) || SANITIZED) return;
+    upg_model *m = open_model(DEFAULT_MODEL);
+    const size_t size = upg_backend_kv_bytes(&m->weights, &m->config), vocab = (size_t)upg_model_vocab_size(m);
+    float *want = malloc(2 * vocab * sizeof *want), *got = want + vocab;
+    assert_non_null(want);
+    uint8_t *here = block_of(m, "cpu", 0, NULL, want), *there = block_of(m, device, gpu_bytes, here, got);
+    assert_memory_equal(here, there, size);
+    assert_same_logits(got, want, (int)vocab, device, 256);
+    free(here);
+    free(there);
+    free(want);
+    upg_model_free(m);
+}
+
+static void software_blocks(void **state) {
+    (void)state;
+    compare_blocks("software", 0);
+    compare_blocks("software", 15000000);
+}
+static void gpu_blocks(void **state) {
+    (void)state;
+    require_gpu();
+    compare_blocks("cuda", 0);
+}
+
+static void software_split(void **state) {
+    (void)state;
+    compare_split("software");
+}
 static void gpu_models(void **state) {
     (void)state;
     require_gpu();
@@ -169,8 +257,9 @@ static int clean_up(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(software_models), cmocka_unit_test(software_tales),
-                                       cmocka_unit_test(gpu_models),      cmocka_unit_test(gpu_tales),
-                                       cmocka_unit_test(gpu_shapes),      cmocka_unit_test(gpu_phi4)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(software_models), cmocka_unit_test(software_tales), cmocka_unit_test(software_split),
+        cmocka_unit_test(software_blocks), cmocka_unit_test(gpu_blocks),     cmocka_unit_test(gpu_models),
+        cmocka_unit_test(gpu_tales),       cmocka_unit_test(gpu_shapes),     cmocka_unit_test(gpu_phi4)};
     return cmocka_run_group_tests(tests, make_folder, clean_up);
 }

@@ -44,7 +44,7 @@ static void run_rows(const run *r, int first, int n) {
         blocks[i] = table;
         wants[i] = 1;
     }
-    upg_batch batch = {n, tokens, positions, blocks, wants};
+    upg_batch batch = {.n_rows = n, .tokens = tokens, .positions = positions, .blocks = blocks, .wants = wants};
     upg_error e = {""};
     must(r->backend->api->run(r->backend, &batch, &e), &e);
     for (int i = 0; i < n; i++)

@@ -394,6 +394,9 @@ static int run(upg_backend *base, const upg_batch *batch, upg_error *e) {
     return 0;
 }
 
+static const float *rows_of(const upg_backend *base, int buffer) {
+    return ((const cpu_backend *)base)->buffers[buffer];
+}
 static const float *logits(const upg_backend *base, int i) {
     const cpu_backend *b = (const cpu_backend *)base;
     return b->buffers[b->program->logits] + (size_t)i * (size_t)b->program->config->vocab_size;
@@ -435,6 +438,7 @@ const upg_backend_api upg_backend_cpu = {.name = "cpu",
                                          .create = create,
                                          .destroy = destroy,
                                          .run = run,
+                                         .rows = rows_of,
                                          .logits = logits,
                                          .flags = flags,
                                          .path = path,

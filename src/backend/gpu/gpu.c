@@ -488,6 +488,13 @@ int upg_gpu_run(upg_backend *base, const upg_batch *batch, upg_error *e) {
     if (upg_batch_check(batch, b->program->config, &b->options, e)) return -1;
     stage_batch(b, batch);
     if (b->api->write(b->gpu, b->work, b->staged, (size_t)b->staged_words * 4, e)) return -1;
+    if (batch->input) {
+        const size_t values = b->n_rows * (size_t)b->program->widths[batch->input_buffer];
+        if (b->api->write(b->gpu, b->work + 4 * (uint64_t)b->buffers[batch->input_buffer], batch->input,
+                          values * sizeof(float), e) ||
+            b->api->clear(b->gpu, b->work + 4 * (uint64_t)b->rows.batch.flags, b->n_rows * sizeof(uint32_t), e))
+            return -1; // where there is no EMBED to clear the flags
+    }
     const uint64_t key =
         (uint64_t)b->n_rows << 40 | (uint64_t)b->n_wanted << 20 | b->n_blocks << 1 | (b->n_queries > 4);
     const bool keep = b->api->begin && b->n_rows <= GRAPH_ROWS && !b->options.seconds;
