@@ -130,6 +130,12 @@ $B/upg: $(CLI_OBJ) $B/libserver.a $B/libupg.a
 $B/tests/%: $B/tests/%.o $B/libupg.a
 	$(if $V,,@echo "  LD   $@")
 	$Q$(CC) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ -lcmocka -lpcre2-8 $(LIBS) -o $@
+# A driver for tests where there is no GPU.
+$B/tests/cuda/fake_driver.o: ISA_FLAGS = -I$(CUDA_HOME)/include
+$B/tests/cuda/fake/libcuda.so.1: $B/tests/cuda/fake_driver.o $B/libupg.a
+	@mkdir -p $(@D)
+	$(if $V,,@echo "  LD   $@")
+	$Q$(CC) -shared $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ $(LIBS) -o $@
 define LINK_ISA
 	@mkdir -p $(@D)
 	$(if $V,,@echo "  LD   $@")
@@ -160,7 +166,7 @@ setup:
 	tools/setup.sh demo test bench fuzz
 demo: $B/upg
 	tools/demo.sh $B/upg
-test: $B/upg $B/libupg.so $(TESTS) $B/isa/logits
+test: $B/upg $B/libupg.so $(TESTS) $B/isa/logits $(if $(CUDA_OBJ),$B/tests/cuda/fake/libcuda.so.1)
 	tests/run.sh $B
 bench: $B/upg $(BENCHES)
 	bench/run.sh $B

@@ -141,19 +141,21 @@ int upg_cuda_count(upg_error *e) {
     return n;
 }
 
-static int attribute(CUdevice d, CUdevice_attribute a) {
-    int v = 0;
-    return cu.cuDeviceGetAttribute(&v, a, d) == CUDA_SUCCESS ? v : 0;
-}
-
-static void describe(CUdevice d, upg_cuda_info *info) {
-    if (cu.cuDeviceGetName(info->name, sizeof info->name, d) != CUDA_SUCCESS) *info->name = 0;
-    info->major = attribute(d, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
-    info->minor = attribute(d, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
-    info->processors = attribute(d, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
+static int describe(CUdevice d, upg_cuda_info *info, upg_error *e) {
+    if (check(cu.cuDeviceGetName(info->name, sizeof info->name, d), "to tell its name", e)) return -1;
+    const struct {
+        CUdevice_attribute attribute;
+        int *to;
+    } wanted[] = {{CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, &info->major},
+                  {CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, &info->minor},
+                  {CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, &info->processors},
+                  {CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, &info->shared}};
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
+        if (check(cu.cuDeviceGetAttribute(wanted[i].to, wanted[i].attribute, d), "to tell what it is", e)) return -1;
     if (10 * info->major + info->minor < 75)
         snprintf(info->problem, sizeof info->problem, "compute capability %d.%d; 7.5 is the least", info->major,
                  info->minor);
+    return 0;
 }
 
 // ---- A device that runs ----
@@ -217,8 +219,7 @@ static int find_kernels(cuda_gpu *g, upg_error *e) {
     for (int i = 0; i < UPG_GPU_KERNELS; i++)
         if (find(g, &g->kernels[i], 0, e, "%s", names[i])) return -1;
     if (g->info.major < 8) return 0;
-    g->shared = (uint32_t)attribute(g->device, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN) -
-                1024; // kernels have some of their own
+    g->shared = (uint32_t)g->info.shared - 1024; // kernels have some of their own
     for (int i = 0; i < 2; i++)
         if (find(g, &g->quantise[i], 0, e, "quantise_%d", 1 + 2 * i)) return -1;
     // What only some machine code has; without it there is another way.
@@ -268,6 +269,17 @@ static int index_of(const char *device) {
     return colon ? atoi(colon + 1) : 0;
 }
 
+static int start_device(cuda_gpu *g, int index, upg_error *e) {
+    if (check(cu.cuDeviceGet(&g->device, index), "to open", e) || describe(g->device, &g->info, e)) return -1;
+    if (*g->info.problem) return upg_fail(e, "device cuda:%d, %s: %s", index, g->info.name, g->info.problem);
+    return check(cu.cuDevicePrimaryCtxRetain(&g->context, g->device), "to make a context", e) || current(g, e) ||
+                   check(cu.cuModuleLoadData(&g->module, upg_cuda_kernels), "to load its kernels", e) ||
+                   check(cu.cuStreamCreate(&g->stream, CU_STREAM_NON_BLOCKING), "to make a stream", e) ||
+                   find_kernels(g, e)
+               ? -1
+               : 0;
+}
+
 static upg_gpu *open_device(const upg_backend_options *o, upg_error *e) {
     const int index = index_of(o->device), n = upg_cuda_count(e);
     if (n < 0) return NULL;
@@ -279,17 +291,7 @@ static upg_gpu *open_device(const upg_backend_options *o, upg_error *e) {
     if (!g) return NULL;
     g->base.api = &cuda_api;
     g->limit = o->gpu_bytes;
-    if (!check(cu.cuDeviceGet(&g->device, index), "to open", e)) {
-        describe(g->device, &g->info);
-        if (*g->info.problem)
-            upg_fail(e, "device cuda:%d, %s: %s", index, g->info.name, g->info.problem);
-        else if (!check(cu.cuDevicePrimaryCtxRetain(&g->context, g->device), "to make a context", e) &&
-                 !current(g, e) &&
-                 !check(cu.cuModuleLoadData(&g->module, upg_cuda_kernels), "to load its kernels", e) &&
-                 !check(cu.cuStreamCreate(&g->stream, CU_STREAM_NON_BLOCKING), "to make a stream", e) &&
-                 !find_kernels(g, e))
-            return &g->base;
-    }
+    if (!start_device(g, index, e)) return &g->base;
     close_device(&g->base);
     return NULL;
 }
@@ -671,9 +673,8 @@ int upg_cuda_describe(int device, upg_cuda_info *info, upg_error *e) {
     CUdevice d;
     *info = (upg_cuda_info){0};
     if (have_driver(e) || check(cu.cuDeviceGet(&d, device), "to open", e)) return -1;
-    describe(d, info);
     CUcontext context;
-    if (check(cu.cuDevicePrimaryCtxRetain(&context, d), "to make a context", e)) return -1;
+    if (describe(d, info, e) || check(cu.cuDevicePrimaryCtxRetain(&context, d), "to make a context", e)) return -1;
     int rc = check(cu.cuCtxSetCurrent(context), "to make its context current", e);
     if (!rc) rc = check(cu.cuMemGetInfo(&info->free_bytes, &info->bytes), "to say how much memory it has", e);
     cu.cuDevicePrimaryCtxRelease(d);

@@ -7,6 +7,7 @@ typedef struct upg_cuda_info {
     char name[256];
     int major, minor; // compute capability
     int processors;   // multiprocessors
+    int shared;       // bytes of shared memory that a block may have
     size_t bytes, free_bytes;
     char problem[256]; // why it is not usable, or ""
 } upg_cuda_info;

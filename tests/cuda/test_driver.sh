@@ -1,0 +1,52 @@
+#!/bin/sh
+# backend/cuda/cuda.c against a driver that is none (fake_driver.c): the same text as on the CPU through all of its calls, and one
+# line, not a crash, whichever call fails. Argument: the build folder.
+set -u
+. "$(dirname "$0")/../cli/helpers.sh"
+build=$1
+fake=$build/tests/cuda/fake
+if [ ! -e "$fake/libcuda.so.1" ]; then
+    echo "skip driver: built without CUDA"
+    exit 0
+fi
+small=$work/small.upg
+compress "$stories" -o "$small" --layer-bits 3 -q >/dev/null 2>&1
+with_fake() { env LD_LIBRARY_PATH="$fake" "$@"; }
+answer() { "$upg" run "$small" --device "$1" -p "Once upon a time" -n 12 --temp 0 -q </dev/null; }
+
+lists() { with_fake "$upg" devices >"$work/out" && grep -q '^cuda:0 *Fake GPU, compute capability 7.5, 4 multiprocessors' "$work/out"; }
+takes_it() { with_fake "$upg" run "$small" -p x -n 3 --temp 0 </dev/null 2>&1 | grep -q "Fake GPU"; }
+same_text() {
+    answer cpu >"$work/want" && LD_LIBRARY_PATH=$fake FAKE_CUDA_COUNT=$work/count answer cuda >"$work/got" && cmp "$work/want" "$work/got" &&
+        [ "$(cat "$work/count")" -gt 100 ]
+}
+selftest() { [ ! -s models/tales.upg ] || with_fake "$upg" devices --selftest | grep -q '^cuda:0 .*: the same bits as scalar code$'; }
+# Every call of making a session and of two runs, then some of those that follow.
+fails_anywhere() {
+    calls=$(cat "$work/count")
+    i=1
+    while [ "$i" -le "$calls" ]; do
+        LD_LIBRARY_PATH=$fake FAKE_CUDA_FAIL=$i answer cuda >"$work/out" 2>"$work/err"
+        status=$?
+        # What goes wrong while all is taken down again does not matter any more.
+        [ $status = 1 ] && [ "$(wc -l <"$work/err")" = 1 ] && grep -q "^upg: the .*: an illegal memory access\|^upg: .*GPU" "$work/err" ||
+            { [ $status = 0 ] && cmp -s "$work/want" "$work/out"; } || { echo "call $i of $calls: status $status"; cat "$work/err"; return 1; }
+        i=$((i + 1 + i / 40))
+    done
+}
+# Too little memory: the last layers only, and where none fits the CPU by itself, or an error.
+little_memory() {
+    needed=$(LD_LIBRARY_PATH=$fake FAKE_CUDA_MEMORY=20000000 "$upg" run "$small" --device cuda -p x -n 1 2>&1 | head -1)
+    LD_LIBRARY_PATH=$fake FAKE_CUDA_MEMORY=1000 "$upg" run "$small" --device cuda -p x -n 1 >"$work/out" 2>"$work/err"
+    [ $? = 1 ] && grep -q "GB of GPU memory are needed, and 1e-06 of 1e-06 GB are available on Fake GPU" "$work/err" || { echo "$needed"; cat "$work/err"; return 1; }
+    LD_LIBRARY_PATH=$fake FAKE_CUDA_MEMORY=1000 answer auto >"$work/got" && cmp "$work/want" "$work/got"
+}
+no_such_device() { exits 1 env LD_LIBRARY_PATH="$fake" "$upg" run "$small" --device cuda:3 -p x -n 1 -q && says "there is no device cuda:3; there are 1"; }
+
+check "the device is listed" lists
+check "auto takes it" takes_it
+check "the same text through a driver" same_text
+check "devices --selftest through a driver" selftest
+check "one line, whichever call fails" fails_anywhere
+check "too little memory" little_memory
+check "no such device" no_such_device
