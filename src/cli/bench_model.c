@@ -3,6 +3,7 @@
 // slows down slows all of them, and the memory's read bandwidth is measured before each.
 #include "cli/bench.h"
 #include "cli/report.h"
+#include "engine/session.h"
 #include "format/json.h"
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +39,7 @@ typedef struct bench {
     bench_energy energy;
     int context, max_batch;
     const char *isa;
+    bool gpu; // whose memory's bandwidth is not measured
     // Of one number of threads:
     upg_session *session;
     upg_pool *pool; // for the bandwidth
@@ -138,7 +140,7 @@ static int run_row(bench *b, const row *r, int n, upg_error *e) {
 
 static int measure(bench *b, row *r, int repetition, upg_error *e) {
     cli_progress_show(&b->progress, (double)b->n_done++ / (b->o->repeats * b->n_rows), r->name);
-    r->bandwidths[repetition] = bench_bandwidth(b->block, b->pool);
+    if (!b->gpu) r->bandwidths[repetition] = bench_bandwidth(b->block, b->pool);
     bench_energy_joules(&b->energy);
     double start = upg_now();
     if (run_row(b, r, r->n, e)) return -1;
@@ -179,6 +181,8 @@ static int with_threads(bench *b, row *rows, int n, upg_error *e) {
                              .max_logits = b->max_batch,
                              .pin = b->o->pin};
     b->session = upg_session_new(b->model, &s, e);
+    const char *device = b->session ? upg_session_device(b->session) : "cpu";
+    b->gpu = strcmp(device, "cpu") && strcmp(device, "fp32");
     b->pool = b->session ? upg_pool_new(rows->threads, e) : NULL;
     bool ready = b->pool && (!b->o->pin || !upg_pool_pin(b->pool, e));
     b->batch = ready ? upg_alloc((size_t)wide, sizeof *b->batch, e) : NULL;
@@ -203,13 +207,15 @@ static double peak_memory(void) {
 }
 
 static void print_cells(const bench *b, const char *format, const row *r) {
-    char speed[48], joules[32] = "-";
+    char speed[48], bandwidth[32] = "-", share[32] = "-", joules[32] = "-";
     int n = b->o->repeats;
     double read = bench_mean(r->bandwidths, n);
     snprintf(speed, sizeof speed, "%.2f \302\261 %.2f", bench_mean(r->speeds, n), bench_deviation(r->speeds, n));
     if (b->energy.n) snprintf(joules, sizeof joules, "%.3g", energy_a_token(b, r));
-    printf(format, r->threads, r->name, speed, r->bytes / r->tokens * 1e-6, weight_speed(b, r) * 1e-9, read * 1e-9,
-           100 * weight_speed(b, r) / read, joules);
+    if (!b->gpu) snprintf(bandwidth, sizeof bandwidth, "%.2f", read * 1e-9);
+    if (!b->gpu) snprintf(share, sizeof share, "%.0f%%", 100 * weight_speed(b, r) / read);
+    printf(format, r->threads, r->name, speed, r->bytes / r->tokens * 1e-6, weight_speed(b, r) * 1e-9, bandwidth, share,
+           joules);
 }
 
 static void print_table(const bench *b, const char *name) {
@@ -227,8 +233,8 @@ static void print_table(const bench *b, const char *name) {
                "|---:|---|---:|---:|---:|---:|---:|---:|\n");
     for (int i = 0; i < b->n_rows; i++)
         print_cells(b,
-                    text ? "%7d  %-20s %21s  %11.2f  %8.2f  %9.2f  %4.0f%%  %8s\n"
-                         : "| %d | %s | %s | %.2f | %.2f | %.2f | %.0f%% | %s |\n",
+                    text ? "%7d  %-20s %21s  %11.2f  %8.2f  %9s  %5s  %8s\n"
+                         : "| %d | %s | %s | %.2f | %.2f | %s | %s | %s |\n",
                     &b->rows[i]);
     printf("%speak memory %s; energy %s\n", text ? "" : "\n", cli_bytes(peak_memory(), peak),
            b->energy.n ? "by RAPL, whole packages" : "not readable");
@@ -241,10 +247,13 @@ static void print_csv(const bench *b, const char *name) {
         const row *r = &b->rows[i];
         int n = b->o->repeats;
         double read = bench_mean(r->bandwidths, n);
-        printf("\"%s\",%s,%d,%s,%d,%d,%d,%d,%d,%.4f,%.4f,%.4f,%.0f,%.0f,%.0f,%.4f,", name, b->isa, r->threads, r->name,
+        printf("\"%s\",%s,%d,%s,%d,%d,%d,%d,%d,%.4f,%.4f,%.4f,%.0f,%.0f,", name, b->isa, r->threads, r->name,
                r->generates ? 0 : r->n, r->generates ? r->n : 0, r->depth, r->batch, n, bench_mean(r->speeds, n),
-               bench_deviation(r->speeds, n), bench_median(r->speeds, n), r->bytes / r->tokens, weight_speed(b, r),
-               read, weight_speed(b, r) / read);
+               bench_deviation(r->speeds, n), bench_median(r->speeds, n), r->bytes / r->tokens, weight_speed(b, r));
+        if (b->gpu)
+            printf(",,");
+        else
+            printf("%.0f,%.4f,", read, weight_speed(b, r) / read);
         if (b->energy.n) printf("%.6g", energy_a_token(b, r));
         printf(",%.0f\n", peak_memory());
     }
@@ -259,10 +268,13 @@ static void add_json_row(const bench *b, const row *r, upg_buf *out) {
                 r->name, r->threads, r->generates ? 0 : r->n, r->generates ? r->n : 0, r->depth, r->batch,
                 bench_mean(r->speeds, n), bench_deviation(r->speeds, n));
     for (int i = 0; i < n; i++) upg_buf_fmt(out, "%s%.4f", i ? "," : "", r->speeds[i]);
-    upg_buf_fmt(out,
-                "],\"median\":%.4f,\"weight_bytes_a_token\":%.0f,\"weight_bytes_a_second\":%.0f,"
-                "\"read_bytes_a_second\":%.0f,\"share\":%.4f,\"joules_a_token\":",
-                bench_median(r->speeds, n), r->bytes / r->tokens, weight_speed(b, r), read, weight_speed(b, r) / read);
+    upg_buf_fmt(out, "],\"median\":%.4f,\"weight_bytes_a_token\":%.0f,\"weight_bytes_a_second\":%.0f,",
+                bench_median(r->speeds, n), r->bytes / r->tokens, weight_speed(b, r));
+    if (b->gpu)
+        upg_buf_str(out, "\"read_bytes_a_second\":null,\"share\":null,\"joules_a_token\":");
+    else
+        upg_buf_fmt(out, "\"read_bytes_a_second\":%.0f,\"share\":%.4f,\"joules_a_token\":", read,
+                    weight_speed(b, r) / read);
     if (b->energy.n)
         upg_buf_fmt(out, "%.6g}", energy_a_token(b, r));
     else
@@ -300,6 +312,7 @@ static int print(const bench *b, upg_error *e) {
 
 // Roofs are those of the most threads.
 static int plot(const bench *b, upg_error *e) {
+    if (b->gpu) return upg_fail(e, "--plot: the roofs are those of the CPU; --device cpu");
     bench_point *points = upg_alloc((size_t)b->n_rows, sizeof *points, e);
     const row *widest = b->rows;
     char name[96], title[160];

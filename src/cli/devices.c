@@ -16,7 +16,7 @@ typedef struct options {
 } options;
 
 typedef struct device {
-    char name[16], what[512];
+    char name[24], what[512];
     char problem[512]; // or ""
 } device;
 enum { MAX_DEVICES = 20 };

@@ -217,6 +217,9 @@ int upg_session_sequences(const upg_session *s) {
 int upg_session_rows_ahead(const upg_session *s) {
     return s->backend->api->inexact ? 0 : s->options.max_logits - 1; // which is less than max_rows
 }
+const char *upg_session_device(const upg_session *s) {
+    return s->backend->api->name;
+}
 upg_pool *upg_session_pool(const upg_session *s) {
     return s->pool;
 }

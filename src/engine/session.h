@@ -9,7 +9,8 @@
 int upg_session_sequences(const upg_session *s);
 // Rows that may be run behind one whose logits are wanted, with theirs: 0 if logits depend on how rows are batched.
 int upg_session_rows_ahead(const upg_session *s);
-upg_pool *upg_session_pool(const upg_session *s); // to use between runs
+const char *upg_session_device(const upg_session *s); // "cpu", "fp32", or a GPU's name: "cuda"
+upg_pool *upg_session_pool(const upg_session *s);     // to use between runs
 
 int upg_session_blocks(const upg_session *s);
 int upg_session_free_blocks(const upg_session *s);
