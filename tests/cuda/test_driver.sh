@@ -41,7 +41,11 @@ little_memory() {
     [ $? = 1 ] && grep -q "GB of GPU memory are needed, and 1e-06 of 1e-06 GB are available on Fake GPU" "$work/err" || { echo "$needed"; cat "$work/err"; return 1; }
     LD_LIBRARY_PATH=$fake FAKE_CUDA_MEMORY=1000 answer auto >"$work/got" && cmp "$work/want" "$work/got"
 }
-no_such_device() { exits 1 env LD_LIBRARY_PATH="$fake" "$upg" run "$small" --device cuda:3 -p x -n 1 -q && says "there is no device cuda:3; there are 1"; }
+no_such_device() {
+    for device in cuda:3 cuda:x cuda: cuda:-1 cuda:1x; do
+        exits 1 env LD_LIBRARY_PATH="$fake" "$upg" run "$small" --device $device -p x -n 1 -q && says "there is no device $device; NVIDIA GPUs: 1, from cuda:0 on" || return 1
+    done
+}
 
 check "the device is listed" lists
 check "auto takes it" takes_it

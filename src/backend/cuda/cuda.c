@@ -263,10 +263,12 @@ static void close_device(upg_gpu *base) {
     free(g);
 }
 
-// The 1 of "cuda:1".
+// The 1 of "cuda:1"; -1: it is no number.
 static int index_of(const char *device) {
     const char *colon = device ? strchr(device, ':') : NULL;
-    return colon ? atoi(colon + 1) : 0;
+    char *end;
+    const long n = colon ? strtol(colon + 1, &end, 10) : 0;
+    return !colon ? 0 : end == colon + 1 || *end || n < 0 || n > INT16_MAX ? -1 : (int)n;
 }
 
 static int start_device(cuda_gpu *g, int index, upg_error *e) {
@@ -284,7 +286,8 @@ static upg_gpu *open_device(const upg_backend_options *o, upg_error *e) {
     const int index = index_of(o->device), n = upg_cuda_count(e);
     if (n < 0) return NULL;
     if (index < 0 || index >= n) {
-        upg_fail(e, n ? "there is no device cuda:%d; there are %d" : "there is no NVIDIA GPU", index, n);
+        upg_fail(e, n ? "there is no device %s; NVIDIA GPUs: %d, from cuda:0 on" : "there is no NVIDIA GPU", o->device,
+                 n);
         return NULL;
     }
     cuda_gpu *g = upg_alloc(1, sizeof *g, e);
@@ -391,7 +394,8 @@ static int words_of(const gpu_matrix *w) {
 static int reorder(upg_gpu *base, upg_gpu_matrix *m, size_t bytes, upg_gpu_address scratch, upg_error *e) {
     cuda_gpu *g = (cuda_gpu *)base;
     const int n = words_of(&m->args);
-    if (!n || m->args.b < 64 || g->info.major < 8) return 0;
+    const size_t sums = (size_t)(m->args.rows + 31) / 32 * 256; // of a row
+    if (!n || m->args.b < 64 || g->info.major < 8 || sums > SUMS) return 0;
     m->order = 1;
     CUdeviceptr from = scratch, to = m->data;
     uint32_t rows = m->args.rows, cols = m->args.cols, groups[3] = {(uint32_t)g->info.processors * 8, 1, 1};
@@ -598,6 +602,7 @@ static int attention(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     memcpy(&a.attention, l->args, sizeof a.attention);
     const uint32_t dim = a.attention.heads.head_dim;
     if (g->info.major < 8 || (dim != 64 && dim != 128)) return 1;
+    if ((uint64_t)l->groups[0] * l->groups[1] * sizeof(uint32_t) > DONE) return 1;
     CUdeviceptr work = l->work, kv = l->kv;
     void *params[] = {&work, &kv, &a};
     const uint32_t many[3] = {a.attention.n_wide, l->groups[1], 1};
@@ -662,7 +667,8 @@ static bool present(void) {
 static void prepare(const char *device) {
     CUdevice d;
     CUcontext context; // never released
-    if (present() && cu.cuDeviceGet(&d, index_of(device)) == CUDA_SUCCESS) cu.cuDevicePrimaryCtxRetain(&context, d);
+    if (present() && index_of(device) >= 0 && cu.cuDeviceGet(&d, index_of(device)) == CUDA_SUCCESS)
+        cu.cuDevicePrimaryCtxRetain(&context, d);
 }
 static upg_backend *create(const upg_program *program, const upg_backend_options *options, upg_error *e) {
     return upg_gpu_create(&upg_backend_cuda, &cuda_api, program, options, e);
