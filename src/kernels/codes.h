@@ -14,9 +14,10 @@ FN uint32_t bands_of(const gpu_matrix *w, uint32_t sb) {
     return left < 16 ? left : 16;
 }
 
+#define TRELLIS_MULTIPLIER 0x517be2a9u // codec/trellis.h
 // The two weights of a window, plus 127 each, in two bytes.
 FN uint32_t trellis_pair(uint32_t window) {
-    const uint32_t p = window * 0x517be2a9u & 0x7f7f7f7f;
+    const uint32_t p = window * TRELLIS_MULTIPLIER & 0x7f7f7f7f;
     return (p + (p >> 16)) & 0xffff;
 }
 

@@ -11,7 +11,7 @@
 // batch, and where a column of the matrix stands in its 32 is whatever suits: both operands agree.
 #pragma once
 #include "backend/cuda/args.h"
-#include "kernels/port.h"
+#include "kernels/codes.h"
 
 enum { UNIT_COLS = 64, TILE_PAIRS = 8, TILE_THREADS = 64 * TILE_PAIRS };
 
@@ -66,15 +66,14 @@ template <int N> FN void reorder(const uint32_t *from, uint32_t *to, uint32_t ro
 // a tensor product, or a second tensor product does: a byte f + 128 t is f - 128 t when it is signed, and both add up
 // to 2 f. The two are mixed so that neither pipe waits for the other.
 
-// Window i of those that begin at bit `from` of w[0].
-template <int S> FN uint32_t window(const uint32_t *w, int i, int from = 0) {
-    const int at = from + S * i, k = at / 32, shift = at % 32;
+// Window i of those that begin with w[0].
+template <int S> FN uint32_t window(const uint32_t *w, int i) {
+    const int k = S * i / 32, shift = S * i % 32;
     if (shift == 0) return w[k] & 0xffff;
     if (shift == 16) return w[k] >> 16;
     if (shift > 16) return __funnelshift_r(w[k], w[k + 1], shift) & 0xffff;
     return w[k] >> shift & 0xffff;
 }
-enum { MULTIPLIER = 0x517be2a9 };
 
 #define MMA(type)                                                                                                      \
     asm("mma.sync.aligned.m16n8k32.row.col.s32." type ".s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"     \
@@ -94,7 +93,7 @@ FN void mma_fields(int32_t (*c)[2][4], int set, const uint32_t *windows, const u
     uint32_t p[4];
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        p[i] = MASKED ? windows[i] * (2u * MULTIPLIER) & 0xfefefefe : windows[i] * (uint32_t)MULTIPLIER;
+        p[i] = MASKED ? windows[i] * (2 * TRELLIS_MULTIPLIER) & 0xfefefefe : windows[i] * TRELLIS_MULTIPLIER;
 #pragma unroll
     for (int nt = 0; nt < NT; nt++) {
         const uint4 v = xs[nt][k / 2];
@@ -289,8 +288,8 @@ template <int N> FN uint32_t weights(const uint32_t *w, int r, int quad) {
     if constexpr (N == 16) {
         return w[r * 4 + quad];
     } else {
-        const uint32_t a = window<N>(w, 8 * r + 2 * quad) * (uint32_t)MULTIPLIER & 0x7f7f7f7f,
-                       b = window<N>(w, 8 * r + 2 * quad + 1) * (uint32_t)MULTIPLIER & 0x7f7f7f7f;
+        const uint32_t a = window<N>(w, 8 * r + 2 * quad) * TRELLIS_MULTIPLIER & 0x7f7f7f7f,
+                       b = window<N>(w, 8 * r + 2 * quad + 1) * TRELLIS_MULTIPLIER & 0x7f7f7f7f;
         return __byte_perm(a * 0x10001u, b * 0x10001u, 0x7632); // the sums are in the upper halves
     }
 }
