@@ -249,7 +249,8 @@ static int find_kernels(cuda_gpu *g, upg_error *e) {
 
 static void close_device(upg_gpu *base) {
     cuda_gpu *g = (cuda_gpu *)base;
-    if (g->context && cu.cuCtxSetCurrent(g->context) == CUDA_SUCCESS) {
+    if (g->context) { // whatever a lost device answers
+        cu.cuCtxSetCurrent(g->context);
         if (g->stream) cu.cuStreamSynchronize(g->stream);
         for (int i = 0; i < MAX_GRAPHS; i++)
             if (g->graphs[i].exec) cu.cuGraphExecDestroy(g->graphs[i].exec);
@@ -258,8 +259,8 @@ static void close_device(upg_gpu *base) {
         if (g->sums) cu.cuMemFree(g->sums);
         if (g->module) cu.cuModuleUnload(g->module);
         if (g->stream) cu.cuStreamDestroy(g->stream);
+        cu.cuDevicePrimaryCtxRelease(g->device);
     }
-    if (g->context) cu.cuDevicePrimaryCtxRelease(g->device);
     free(g);
 }
 
