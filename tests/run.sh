@@ -9,6 +9,9 @@
 set -u
 LC_ALL=C
 export LC_ALL
+# Where there is a GPU, tests that do not ask for it are about the CPU.
+UPG_DEVICE=cpu
+export UPG_DEVICE
 [ $# = 1 ] || { echo "usage: tests/run.sh BUILD_DIR" >&2; exit 2; }
 cd "$(dirname "$0")/.." || exit 2
 build=${1%/}

@@ -11,7 +11,7 @@ if [ ! -e "$fake/libcuda.so.1" ]; then
 fi
 small=$work/small.upg
 compress "$stories" -o "$small" --layer-bits 3 -q >/dev/null 2>&1
-with_fake() { env LD_LIBRARY_PATH="$fake" "$@"; }
+with_fake() { env -u UPG_DEVICE LD_LIBRARY_PATH="$fake" "$@"; }
 answer() { "$upg" run "$small" --device "$1" -p "Once upon a time" -n 12 --temp 0 -q </dev/null; }
 
 lists() { with_fake "$upg" devices >"$work/out" && grep -q '^cuda:0 *Fake GPU, compute capability 7.5, 4 multiprocessors' "$work/out"; }
