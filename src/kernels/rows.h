@@ -81,7 +81,7 @@ FN void row_embed(const gpu_rows_args *a, const gpu_row_op *op, uint32_t token, 
     }
 }
 
-// Sections 6 and 7. x and y may be the same.
+// Sections 6 and 7.
 FN void row_rmsnorm(GLOBAL const float *x, GLOBAL const float *weight, uint32_t n, float eps, GLOBAL float *y,
                     GLOBAL uint32_t *flag, LOCAL float *lane) {
     LANES(j) {
@@ -104,6 +104,33 @@ FN void row_rmsnorm(GLOBAL const float *x, GLOBAL const float *weight, uint32_t 
         for (uint32_t i = j; i < n; i += ROW_LANES) {
             uint32_t ignored = 0;
             y[i] = (guarded(x[i], &ignored) * r) * weight[i];
+        }
+    }
+}
+
+// The same of `count` vectors of n <= 256 values, all at once and in place: each lane of a sum then has one value at
+// most. lanes: [count][256].
+FN void row_head_norm(GLOBAL float *v, GLOBAL const float *weight, uint32_t n, uint32_t count, float eps,
+                      GLOBAL float *lanes, GLOBAL uint32_t *flag) {
+    LANES(j) {
+        uint32_t f = 0;
+        for (uint32_t i = j; i < count * 256; i += ROW_LANES) {
+            const float g = i % 256 < n ? guarded(v[i / 256 * n + i % 256], &f) : 0.0f;
+            lanes[i] = g * g;
+        }
+        if (f) *flag = 1;
+    }
+    for (uint32_t h = 128; h; h >>= 1) LANES(j) {
+            for (uint32_t i = j; i < count * h; i += ROW_LANES) {
+                const uint32_t at = i / h * 256 + i % h;
+                lanes[at] = lanes[at] + lanes[at + h];
+            }
+        }
+    LANES(j) {
+        for (uint32_t i = j; i < count * n; i += ROW_LANES) {
+            uint32_t ignored = 0;
+            const float r = 1.0f / square_root(lanes[i / n * 256] / (float)n + eps);
+            v[i] = (guarded(v[i], &ignored) * r) * weight[i % n];
         }
     }
 }
@@ -254,8 +281,7 @@ KERNEL(kernel_rows, gpu_rows_args, ROW_LANES) {
             break;
         case ROW_RMSNORM: row_rmsnorm(in, vector, op->n, a->eps, out, flag, lane); break;
         case ROW_HEAD_NORM:
-            for (uint32_t i = 0; i < op->count; i++)
-                row_rmsnorm(out + i * op->n, vector, op->n, a->eps, out + i * op->n, flag, lane);
+            row_head_norm(out, vector, op->n, op->count, a->eps, (GLOBAL float *)(GLOBAL void *)scratch, flag);
             break;
         case ROW_QUANTISE: row_quantise(a, op, row, in, work, (GLOBAL float *)(GLOBAL void *)scratch, flag, top); break;
         case ROW_BIAS:

@@ -110,6 +110,7 @@ static void lay_out_rows(gpu_backend *b, const upg_config *c) {
     size_t scratch = n + n / 8, of_heads = heads * ((size_t)(c->head_dim + 15) / 16 + 1);
     if (scratch < of_heads) scratch = of_heads;
     if (scratch < hidden) scratch = hidden;
+    if (scratch < (size_t)c->n_heads * 256) scratch = (size_t)c->n_heads * 256; // HEAD_NORM
     a->per_scratch = (uint32_t)scratch;
     a->scratch = take(b, (size_t)b->options.max_rows * scratch);
     a->eps = c->rms_eps;
