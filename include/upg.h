@@ -92,8 +92,8 @@ typedef struct upg_session_options {
     size_t
         kv_bytes; // for keys and values, in blocks of 256 positions: what finds none fails. 0: enough for all sequences
     // "cpu"; "cuda" or "cuda:1", NVIDIA's GPU 0 or 1; "software": the GPU's program on the CPU, slow, for tests;
-    // "auto": a GPU if there is one with room for the model, else the CPU. NULL: the environment's UPG_DEVICE, else
-    // "auto". Originals run in fp32 on the CPU, whatever this is. Not used after upg_session_new.
+    // "auto": a GPU if there is one, for as many layers as it has room for, else the CPU. NULL: the environment's
+    // UPG_DEVICE, else "auto". Originals run in fp32 on the CPU, whatever this is. Not used after upg_session_new.
     const char *device;
     size_t gpu_bytes; // the most memory to take of a GPU. 0: UPG_GPU_MEMORY gigabytes, if set, else what is free
 } upg_session_options;

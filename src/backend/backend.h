@@ -15,6 +15,7 @@ typedef struct upg_backend_options {
     const char *device; // as upg_session_options has it
     size_t gpu_bytes;   // the most memory of a GPU; 0: what is free
     bool *no_room;      // NULL, or set where making the backend failed for want of a GPU's memory only
+    bool *fits;         // NULL, or nothing is made on a GPU, and this set where there would be room
     double *seconds;    // [n_ops] the time that each op of the program takes is added here; NULL: nothing is timed
 } upg_backend_options;
 

@@ -170,20 +170,22 @@ static int make_rest(split_backend *b, const upg_backend_api *gpu, const upg_pro
 static int place(split_backend *b, const upg_backend_api *gpu, const upg_program *p, const upg_backend_options *options,
                  upg_error *e) {
     int low = 1, high = p->config->n_layers - 1; // fits nowhere below low; high may fit
-    bool no_room = false;
+    bool no_room = false, fits = false;
     upg_backend_options o = *options;
     o.no_room = &no_room;
+    o.fits = &fits;
     while (low < high) {
         const int k = (low + high) / 2;
-        no_room = false;
-        if (!make_rest(b, gpu, p, k, &o, e))
+        no_room = fits = false;
+        make_rest(b, gpu, p, k, &o, e);
+        if (fits)
             high = k;
         else if (no_room)
             low = k + 1;
         else
             return -1;
     }
-    if (make_rest(b, gpu, p, high, &o, e)) return -1;
+    if (make_rest(b, gpu, p, high, options, e)) return -1;
     if (slice(&b->first, p, 0, end_of_layer(p, high - 1), 0, high, e)) return -1;
     b->first.backend = upg_backend_cpu.create(&b->first.program, options, e);
     return b->first.backend ? 0 : -1;

@@ -247,7 +247,7 @@ static void print_csv(const bench *b, const char *name) {
         const row *r = &b->rows[i];
         int n = b->o->repeats;
         double read = bench_mean(r->bandwidths, n);
-        printf("\"%s\",%s,%d,%s,%d,%d,%d,%d,%d,%.4f,%.4f,%.4f,%.0f,%.0f,", name, b->isa, r->threads, r->name,
+        printf("\"%s\",\"%s\",%d,%s,%d,%d,%d,%d,%d,%.4f,%.4f,%.4f,%.0f,%.0f,", name, b->isa, r->threads, r->name,
                r->generates ? 0 : r->n, r->generates ? r->n : 0, r->depth, r->batch, n, bench_mean(r->speeds, n),
                bench_deviation(r->speeds, n), bench_median(r->speeds, n), r->bytes / r->tokens, weight_speed(b, r));
         if (b->gpu)

@@ -19,8 +19,9 @@ static int set_environment(const cli_option *o, void *group, const char *text, u
     return setenv(memory ? "UPG_GPU_MEMORY" : "UPG_DEVICE", text, 1) ? upg_fail(e, "out of memory") : 0;
 }
 static const cli_option device_options[] = {
-    {"device", 0, "D", "auto (default: a GPU with room, else the CPU), cpu, cuda or cuda:N; upg devices lists them",
-     CLI_SET, .set = set_environment},
+    {"device", 0, "D",
+     "auto (default: a GPU, as far as it has room, else the CPU), cpu, cuda or cuda:N; upg devices lists them", CLI_SET,
+     .set = set_environment},
     {"gpu-memory", 0, "GB", "the most memory to take of a GPU (default: what is free)", CLI_SET,
      .set = set_environment},
     {0}};

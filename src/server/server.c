@@ -2,10 +2,10 @@
 //
 // The order of starting is what the sandbox asks for. What has to be opened, is; then the sandbox closes behind this
 // thread; then come the threads, which are born into it; and only then is the first connection accepted.
+#include "backend/backend.h"
 #include "engine/model.h"
 #include "server/handlers.h"
 #include "server/http.h"
-#include "backend/backend.h"
 #include "server/sandbox.h"
 #include <errno.h>
 #include <libgen.h>

@@ -143,7 +143,7 @@ static void software_tales(void **state) {
     compare_tales("software", SANITIZED ? 8 : 16);
 }
 // A GPU that has room for some layers only: the rest runs on the CPU, and the bits are the same.
-static void compare_split(const char *device) {
+static void compare_split(const char *device, size_t of_its_own) {
     if (access(DEFAULT_MODEL, R_OK)) return;
     upg_model *m = open_model(DEFAULT_MODEL);
     const size_t rooms[] = {8500000, 10000000, 12500000, 15000000};
@@ -152,14 +152,15 @@ static void compare_split(const char *device) {
     char before[160] = "";
     float *want = logits_of(m, "cpu", n, 3, 2);
     for (size_t i = 0; i < COUNT(rooms); i++) {
+        const size_t room = rooms[i] + of_its_own;
         upg_session_options o = {
-            .device = device, .gpu_bytes = rooms[i], .context = n, .n_sequences = 2, .max_rows = 6, .max_logits = 6};
+            .device = device, .gpu_bytes = room, .context = n, .n_sequences = 2, .max_rows = 6, .max_logits = 6};
         upg_session *s = open_session(m, &o);
         assert_non_null(strstr(upg_session_path(s), " of 8 layers on the CPU"));
         different += strcmp(before, upg_session_path(s)) != 0;
         snprintf(before, sizeof before, "%s", upg_session_path(s));
         upg_session_free(s);
-        float *got = logits_within(m, device, rooms[i], n, 3, 2);
+        float *got = logits_within(m, device, room, n, 3, 2);
         for (int k = 0; k < 2 * n; k++)
             assert_same_logits(got + (size_t)k * (size_t)vocab, want + (size_t)k * (size_t)vocab, vocab, before, k);
         free(got);
@@ -219,7 +220,12 @@ static void gpu_blocks(void **state) {
 
 static void software_split(void **state) {
     (void)state;
-    compare_split("software");
+    compare_split("software", 0);
+}
+static void gpu_split(void **state) {
+    (void)state;
+    require_gpu();
+    compare_split("cuda", 17 << 20); // sums and counts
 }
 static void gpu_models(void **state) {
     (void)state;
@@ -257,9 +263,10 @@ static int clean_up(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(software_models), cmocka_unit_test(software_tales), cmocka_unit_test(software_split),
-        cmocka_unit_test(software_blocks), cmocka_unit_test(gpu_blocks),     cmocka_unit_test(gpu_models),
-        cmocka_unit_test(gpu_tales),       cmocka_unit_test(gpu_shapes),     cmocka_unit_test(gpu_phi4)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(software_models), cmocka_unit_test(software_tales),
+                                       cmocka_unit_test(software_split),  cmocka_unit_test(software_blocks),
+                                       cmocka_unit_test(gpu_blocks),      cmocka_unit_test(gpu_split),
+                                       cmocka_unit_test(gpu_models),      cmocka_unit_test(gpu_tales),
+                                       cmocka_unit_test(gpu_shapes),      cmocka_unit_test(gpu_phi4)};
     return cmocka_run_group_tests(tests, make_folder, clean_up);
 }

@@ -310,9 +310,9 @@ static int reserve(upg_gpu *base, size_t bytes, upg_gpu_address *at, upg_error *
     if (current(g, e) || check(cu.cuMemGetInfo(&left, &all), "to say how much memory it has", e)) return -1;
     const size_t needed = bytes + SUMS + DONE;
     if (g->limit && g->limit < left) left = g->limit;
-    if (needed > left || cu.cuMemAlloc(&g->memory, bytes) != CUDA_SUCCESS)
-        return upg_gpu_no_room(needed, left, all, g->info.name, e);
-    if (check(cu.cuMemAlloc(&g->sums, SUMS + DONE), "to reserve memory", e) ||
+    const CUresult rc = needed > left ? CUDA_ERROR_OUT_OF_MEMORY : cu.cuMemAlloc(&g->memory, bytes);
+    if (rc == CUDA_ERROR_OUT_OF_MEMORY) return upg_gpu_no_room(needed, left, all, g->info.name, e);
+    if (check(rc, "to reserve memory", e) || check(cu.cuMemAlloc(&g->sums, SUMS + DONE), "to reserve memory", e) ||
         check(cu.cuMemsetD8Async(g->sums, 0, SUMS + DONE, g->stream), "to clear memory", e) ||
         check(cu.cuMemsetD8Async(g->memory, 0, bytes, g->stream), "to clear memory", e))
         return -1;

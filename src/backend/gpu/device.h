@@ -1,5 +1,5 @@
 // What a GPU must be able to do for gpu.c to run programs on it. Adding one: a file that fills upg_gpu_api, and a
-// backend (backend.h) that is upg_gpu_backend() with it.
+// backend (backend.h) made by UPG_GPU_BACKEND over it.
 #pragma once
 #include "backend/backend.h"
 #include "kernels/args.h"
@@ -19,7 +19,6 @@ typedef struct upg_gpu_launch {
     uint32_t groups[3];
     upg_gpu_address weight, work, kv;
     const void *args;
-    size_t args_bytes;
 } upg_gpu_launch;
 
 // Where a matrix lies, and in which order of the device's own: 0 is the file's.
@@ -41,7 +40,8 @@ typedef struct upg_gpu_api {
     const char *(*path)(const upg_gpu *g); // the device's name
     // The one allocation, zeroed. Returns UPG_NO_ROOM if there is not so much.
     int (*reserve)(upg_gpu *g, size_t bytes, upg_gpu_address *at, upg_error *e);
-    // Host memory that will often be read into: makes that faster if it can.
+    // Host memory that will often be read into or written from: makes that faster if it can. What was written from it
+    // must stay as it is until something is read.
     void (*pin)(upg_gpu *g, void *p, size_t n); // or NULL
     // Copies; they wait for what was launched before, and reads are done when they return.
     int (*write)(upg_gpu *g, upg_gpu_address to, const void *from, size_t n, upg_error *e);
@@ -74,7 +74,7 @@ upg_backend *upg_gpu_create(const upg_backend_api *backend, const upg_gpu_api *d
     {                                                                                                                  \
         .name = (name_), .accepts = upg_gpu_accepts, .present = (present_), .prepare = (prepare_),                     \
         .create = (create_), .destroy = upg_gpu_destroy, .run = upg_gpu_run, .logits = upg_gpu_logits,                 \
-        .flags = upg_gpu_flags, .path = upg_gpu_path, .memory = upg_gpu_memory, .kv_bytes = upg_gpu_kv_bytes,          \
+        .flags = upg_gpu_flags, .path = upg_gpu_path, .memory = upg_gpu_memory, .kv_bytes = upg_kv_block_bytes,        \
         .kv_read = upg_gpu_kv_read, .kv_write = upg_gpu_kv_write, .kv_copy = upg_gpu_kv_copy,                          \
         .kv_layout = UPG_KV_LAYOUT                                                                                     \
     }
@@ -85,7 +85,6 @@ const float *upg_gpu_logits(const upg_backend *b, int i);
 const uint8_t *upg_gpu_flags(const upg_backend *b);
 const char *upg_gpu_path(const upg_backend *b);
 size_t upg_gpu_memory(const upg_backend *b);
-size_t upg_gpu_kv_bytes(const upg_config *c);
 int upg_gpu_kv_read(const upg_backend *b, int32_t block, void *to, upg_error *e);
 int upg_gpu_kv_write(upg_backend *b, int32_t block, const void *from, upg_error *e);
 int upg_gpu_kv_copy(upg_backend *b, int32_t from, int32_t to, upg_error *e);

@@ -85,7 +85,7 @@ static void lay_out_heads(gpu_backend *b, const upg_config *c) {
     h->sine = take(b, table);
     h->q = take(b, rows * h->n_heads * h->D / 4);
     h->q_scale = take(b, rows * h->n_heads);
-    h->kv_stride = (uint32_t)(upg_gpu_kv_bytes(c) / 16);
+    h->kv_stride = (uint32_t)(upg_kv_block_bytes(c) / 16);
 
     gpu_attention_args *a = &b->attention;
     const uint32_t per_kv = h->n_heads / h->n_kv_heads;
@@ -158,8 +158,7 @@ static int expand(gpu_backend *b, upg_gpu_matrix *m, upg_gpu_address scratch, up
                               .weight = scratch,
                               .work = b->work,
                               .kv = m->data,
-                              .args = &m->args,
-                              .args_bytes = sizeof m->args};
+                              .args = &m->args};
     if (b->api->launch(b->gpu, &l, e)) return -1;
     m->args.encoding = UPG_INT8;
     m->args.s = 0;
@@ -261,7 +260,7 @@ static int reserve(gpu_backend *b, upg_error *e) {
     lay_out_rows(b, c);
     b->attention.heads = b->rows.heads;
     if (b->too_large) return upg_fail(e, "%d rows of a batch are too many for a GPU", b->options.max_rows);
-    const size_t rows = (size_t)b->options.max_rows, kv = (size_t)b->options.n_blocks * upg_gpu_kv_bytes(c),
+    const size_t rows = (size_t)b->options.max_rows, kv = (size_t)b->options.n_blocks * upg_kv_block_bytes(c),
                  work = (size_t)b->words * 4;
     if (!(b->staged = upg_arena_take(&b->host, b->batch_words, 4, e)) ||
         !(b->results = upg_arena_take(&b->host, b->result_words, 4, e)) ||
@@ -274,7 +273,8 @@ static int reserve(gpu_backend *b, upg_error *e) {
     b->bytes = work + weights + last;
     const int rc = b->api->reserve(b->gpu, b->bytes, &b->work, e);
     if (rc && b->options.no_room) *b->options.no_room = rc == UPG_NO_ROOM;
-    if (rc) return -1;
+    if (!rc && b->options.fits) *b->options.fits = true;
+    if (rc || b->options.fits) return -1;
     b->kv = b->work + work + weights;
     return write_constants(b, e) || write_weights(b, b->work + work, b->kv, embedded, multiplied, e) ||
                    b->api->clear(b->gpu, b->kv, last, e)
@@ -374,7 +374,6 @@ static int launch_rows(gpu_backend *b, const gpu_rows_args *a, upg_gpu_address w
     upg_gpu_launch l = {.kernel = UPG_GPU_kernel_rows, .groups = {b->n_rows, 1, 1}, .weight = weight, .work = b->work};
     l.kv = b->kv;
     l.args = a;
-    l.args_bytes = sizeof *a;
     if (b->api->rows) {
         const int rc = b->api->rows(b->gpu, &l, e);
         if (rc <= 0) return rc;
@@ -419,8 +418,7 @@ static int run_linear(gpu_backend *b, const upg_op *op, upg_error *e) {
                         .groups = {(m->args.rows + 255) / 256, (b->n_rows + GPU_LINEAR_ROWS - 1) / GPU_LINEAR_ROWS, 1},
                         .weight = m->data,
                         .work = b->work,
-                        .args = &a,
-                        .args_bytes = sizeof a};
+                        .args = &a};
     if (b->api->linear) {
         const int rc = b->api->linear(b->gpu, m, &l, e);
         if (rc <= 0) return rc;
@@ -442,8 +440,7 @@ static int run_attention(gpu_backend *b, const upg_op *op, upg_error *e) {
                         .groups = {b->n_rows, a.heads.n_kv_heads * a.parts, split ? b->n_blocks : 1},
                         .work = b->work,
                         .kv = b->kv,
-                        .args = &a,
-                        .args_bytes = sizeof a};
+                        .args = &a};
     if (b->api->attention) {
         const int rc = b->api->attention(b->gpu, &l, e);
         if (rc <= 0) return rc;
@@ -530,9 +527,6 @@ size_t upg_gpu_memory(const upg_backend *base) {
 
 // ---- The KV cache: blocks lie as the CPU's do ----
 
-size_t upg_gpu_kv_bytes(const upg_config *c) {
-    return upg_kv_block_bytes(c);
-}
 static upg_gpu_address kv_block(const gpu_backend *b, int32_t block) {
     return b->kv + (uint64_t)block * upg_kv_block_bytes(b->program->config);
 }

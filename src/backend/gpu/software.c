@@ -1,9 +1,21 @@
 // A GPU in software: the host build of the kernels, its groups run by the thread pool. It is how the kernels are tested
 // where there is no GPU, and slow.
 #include "backend/gpu/device.h"
+#include "codec/trellis.h"
 #include "kernels/kernels.h"
 #include <stdlib.h>
 #include <string.h>
+
+// What kernels say again, since they cannot include what says it.
+_Static_assert((int)ROW_EMBED == UPG_OP_EMBED && (int)ROW_RMSNORM == UPG_OP_RMSNORM &&
+                   (int)ROW_HEAD_NORM == UPG_OP_HEAD_NORM && (int)ROW_QUANTISE == UPG_OP_QUANTISE &&
+                   (int)ROW_BIAS == UPG_OP_BIAS && (int)ROW_KV == UPG_OP_KV && (int)ROW_SWIGLU == UPG_OP_SWIGLU &&
+                   (int)ROW_ADD == UPG_OP_ADD && (int)ROW_GATHER == UPG_OP_GATHER,
+               "kernels/rows.h and program.h number the ops alike");
+_Static_assert((int)CODED_INT8 == UPG_INT8 && (int)CODED_TRELLIS == UPG_TRELLIS && (int)CODED_SPARSE == UPG_SPARSE &&
+                   TRELLIS_MULTIPLIER == UPG_TRELLIS_MULTIPLIER && (int)KEY_BLOCK == UPG_KV_BLOCK &&
+                   GUARD_HIGH == UPG_GUARD_HIGH && GUARD_LOW == UPG_GUARD_LOW,
+               "kernels have the numbers of codec and program");
 
 typedef void kernel_fn(const uint32_t *group, uint8_t *weight, uint8_t *work, uint8_t *kv, const void *args);
 // clang-format off
