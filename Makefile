@@ -136,6 +136,10 @@ $B/tests/cuda/fake/libcuda.so.1: $B/tests/cuda/fake_driver.o $B/libupg.a
 	@mkdir -p $(@D)
 	$(if $V,,@echo "  LD   $@")
 	$Q$(CC) -shared $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ $(LIBS) -o $@
+$B/tests/cuda/fake/libcublas.so.13 $B/tests/cuda/fake/libcusolver.so.12: $B/tests/cuda/fake_blas.o
+	@mkdir -p $(@D)
+	$(if $V,,@echo "  LD   $@")
+	$Q$(CC) -shared $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $^ $(LIBS) -o $@
 define LINK_ISA
 	@mkdir -p $(@D)
 	$(if $V,,@echo "  LD   $@")
@@ -166,7 +170,7 @@ setup:
 	tools/setup.sh demo test bench fuzz
 demo: $B/upg
 	tools/demo.sh $B/upg
-test: $B/upg $B/libupg.so $(TESTS) $B/isa/logits $(if $(CUDA_OBJ),$B/tests/cuda/fake/libcuda.so.1)
+test: $B/upg $B/libupg.so $(TESTS) $B/isa/logits $(if $(CUDA_OBJ),$(addprefix $B/tests/cuda/fake/,libcuda.so.1 libcublas.so.13 libcusolver.so.12))
 	tests/run.sh $B
 bench: $B/upg $(BENCHES)
 	bench/run.sh $B

@@ -1,5 +1,6 @@
 // The table of backends, in order of preference.
 #include "backend/backend.h"
+#include "backend/math.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -71,17 +72,35 @@ const char *upg_backend_gpu(void) {
     return NULL;
 }
 
+static size_t gpu_limit(void) {
+    const char *limit = getenv("UPG_GPU_MEMORY"); // gigabytes
+    return limit ? (size_t)(1e9 * strtod(limit, NULL)) : 0;
+}
+
 upg_backend *upg_backend_new(const upg_program *program, const upg_backend_options *options, upg_error *e) {
     upg_backend_options o = *options;
-    const char *limit = getenv("UPG_GPU_MEMORY"); // gigabytes
     o.device = program->source->compressed ? device_of(o.device) : "auto";
-    if (!o.gpu_bytes && limit) o.gpu_bytes = (size_t)(1e9 * strtod(limit, NULL));
+    if (!o.gpu_bytes) o.gpu_bytes = gpu_limit();
     if (!strcmp(o.device, "auto")) return first_with_room(program, &o, e);
     for (size_t i = 0; i < N_BACKENDS; i++)
         if (is_named(backends[i], o.device) && backends[i]->accepts(program->source))
             return create(backends[i], program, &o, e);
     unknown(o.device, e);
     return NULL;
+}
+
+int upg_math_new(upg_math **m, const upg_math_sizes *sizes, upg_pool *pool, upg_error *e) {
+    const upg_backend_options o = {.pool = pool, .device = device_of(NULL), .gpu_bytes = gpu_limit()};
+    const bool any = !strcmp(o.device, "auto");
+    *m = NULL;
+    *e = (upg_error){""};
+    for (size_t i = 0; i < N_BACKENDS && !*m; i++) {
+        const upg_backend_api *api = backends[i];
+        if (any ? !api->math || !api->present() : !is_named(api, o.device)) continue;
+        if (api->math) *m = api->math(&o, sizes, e);
+        return *m || !api->math || any ? 0 : -1;
+    }
+    return any ? 0 : unknown(o.device, e);
 }
 
 size_t upg_backend_kv_bytes(const upg_weights *source, const upg_config *c) {

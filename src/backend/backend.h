@@ -5,6 +5,9 @@
 #include "base/thread.h"
 #include "program/program.h"
 
+typedef struct upg_math upg_math; // math.h
+typedef struct upg_math_sizes upg_math_sizes;
+
 typedef struct upg_backend_options {
     int max_rows;       // rows of a batch
     int max_logits;     // rows of a batch whose logits are wanted
@@ -16,6 +19,7 @@ typedef struct upg_backend_options {
     size_t gpu_bytes;   // the most memory of a GPU; 0: what is free
     bool *no_room;      // NULL, or set where making the backend failed for want of a GPU's memory only
     bool *fits;         // NULL, or nothing is made on a GPU, and this set where there would be room
+    upg_math *math;     // of the fp32 backend: who multiplies; NULL: it does
     double *seconds;    // [n_ops] the time that each op of the program takes is added here; NULL: nothing is timed
 } upg_backend_options;
 
@@ -42,6 +46,8 @@ typedef struct upg_backend_api {
     bool (*present)(void); // whether "auto" tries it; NULL: it does
     // Opens what the device needs of the system and keeps it for as long as the process lives; NULL: nothing.
     void (*prepare)(const char *device);
+    // What compression can have done there; NULL: nothing.
+    upg_math *(*math)(const upg_backend_options *options, const upg_math_sizes *sizes, upg_error *e);
     upg_backend *(*create)(const upg_program *program, const upg_backend_options *options, upg_error *e);
     void (*destroy)(upg_backend *b);
     // Runs the program. Device trouble is an error; a row with values that are not finite only has its flag set.

@@ -153,7 +153,9 @@ static void print_json(const upg_compress_result *r) {
                     "\"heldout\":{\"tokens\":%d,\"original_nll\":%.6f,\"nll\":%.6f,\"ppl\":%.5f,\"kl\":%.6f,"
                     "\"top1\":%.5f},",
                     r->heldout_tokens, r->original_nll, r->nll, exp(r->nll), r->kl, r->top1);
-    upg_buf_str(&b, "\"tensors\":[");
+    upg_buf_str(&b, "\"device\":");
+    upg_json_quote(&b, r->device, strlen(r->device));
+    upg_buf_str(&b, ",\"tensors\":[");
     for (size_t i = 0; i < r->n; i++) {
         upg_buf_str(&b, i ? ",{\"name\":" : "{\"name\":");
         upg_json_quote(&b, r->tensors[i].name, strlen(r->tensors[i].name));
@@ -175,8 +177,8 @@ static int show(const options *o, const char *out, const upg_compress_result *r,
         print_json(r);
     else if (!rc) {
         cli_report_print(&report);
-        printf("%.1f s%s, %s of memory at most\n", r->seconds, r->resumed ? " after an earlier start" : "",
-               cli_bytes((double)r->peak_memory, memory));
+        printf("%.1f s%s on %s, %s of memory at most\n", r->seconds, r->resumed ? " after an earlier start" : "",
+               r->device, cli_bytes((double)r->peak_memory, memory));
     }
     if (!rc && o->plot) rc = cli_plot_write(&report, o->plot, e);
     cli_report_free(&report);

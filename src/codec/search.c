@@ -387,10 +387,24 @@ static void confine(const float *x, int16_t *t) {
     t[1] = (int16_t)v[1];
 }
 
+void upg_search_half_squares(uint16_t *half) {
+    for (uint32_t w = 0; w < 65536; w++) {
+        int8_t v[2];
+        upg_trellis_weights(w, v);
+        half[w] = (uint16_t)half_square(v[0], v[1]);
+    }
+}
+
+void upg_search_settings(upg_search_mode mode, int s, int *around, uint16_t *threshold) {
+    *around = modes[mode].around;
+    *threshold = modes[mode].threshold[s - UPG_TRELLIS_MIN_S];
+}
+
 void upg_search_tiles(upg_search *search, upg_search_mode mode, const float *x, int n_tiles, uint32_t *codes,
                       int8_t *decoded) {
-    const int around = modes[mode].around;
-    const uint16_t threshold = modes[mode].threshold[search->s - UPG_TRELLIS_MIN_S];
+    int around;
+    uint16_t threshold;
+    upg_search_settings(mode, search->s, &around, &threshold);
     const size_t words = (size_t)upg_trellis_words(search->s);
     group g;
     uint32_t h[TILES];

@@ -10,6 +10,12 @@ typedef enum upg_search_mode {
     UPG_SEARCH_FAST,  // and windows with a bad future are left out: 1.6 to 3.3 times as fast, 0.04 to 0.15 dB worse
 } upg_search_mode;
 
+// What a mode means for S: steps of the first pass on each side of the seam, and how far above the least a cost to go
+// may be (0: windows are not left out).
+void upg_search_settings(upg_search_mode mode, int s, int *around, uint16_t *threshold);
+// E, half the square of each window's weights, rounded up. half: [65536].
+void upg_search_half_squares(uint16_t *half);
+
 typedef struct upg_search upg_search; // workspace of one thread for one S: 1.7 MB at S = 6, 4.8 MB at S = 4
 // isa: "scalar", "avx2" or another that UPG_ISA may name, or NULL for the environment's UPG_ISA, else the best here.
 upg_search *upg_search_new(int s, const char *isa, upg_error *e);

@@ -9,6 +9,7 @@ enum { MOMENT_BLOCK = 256 }; // moments are summed in squares of this size, a ta
 
 typedef struct job {
     upg_pool *pool;
+    upg_math *math;
     upg_moments *m;
     int op, cols, n, b, window;
     float *inputs[2]; // [window][n] rotated: of the stream, of the other one
@@ -16,6 +17,7 @@ typedef struct job {
     const float *x;
     int stride;
     uint32_t *sign; // [n]
+    double share;   // of a token
 } job;
 
 void upg_moments_free(upg_moments *m) {
@@ -56,24 +58,37 @@ static void moment_task(void *ctx, int task, int thread) {
                 j->inputs[0] + col, n, 1.0f, out, n);
 }
 
-static void scale(float *m, size_t n, double factor) {
-    for (size_t i = 0; m && i < n * n; i++) m[i] = (float)(m[i] * factor);
+// A row of both moments, from sums to means.
+static void mean_task(void *ctx, int row, int thread) {
+    (void)thread;
+    const job *j = ctx;
+    const size_t n = (size_t)j->n;
+    float *const all[] = {j->m->h + (size_t)row * n, j->m->c ? j->m->c + (size_t)row * n : NULL};
+    for (int k = 0; k < 2 && all[k]; k++)
+        for (size_t i = 0; i < n; i++) all[k][i] = (float)(all[k][i] * j->share);
+}
+
+static int add_window(job *j, upg_error *e) {
+    const int side = (j->n + MOMENT_BLOCK - 1) / MOMENT_BLOCK;
+    if (j->math) return upg_math_moments_add(j->math, j->inputs[0], j->inputs[1], j->window, e);
+    upg_pool_run(j->pool, moment_task, j, (j->m->c ? 2 : 1) * side * side);
+    return 0;
 }
 
 static int sum_moments(job *j, upg_runner *r, const upg_moments_options *o, int n_windows, upg_error *e) {
-    int side = (j->n + MOMENT_BLOCK - 1) / MOMENT_BLOCK;
     upg_fp32_tap tap = {take_input, j};
+    if (j->math && upg_math_moments_begin(j->math, j->n, e)) return -1;
     for (int w = 0; w < n_windows; w++) {
         for (int k = 0; k < (j->m->c ? 2 : 1); k++) {
             j->rotated = j->inputs[k];
             if (upg_runner_run(r, k ? o->other : o->stream, -1, w, j->op + 1, k ? NULL : o->replaced, &tap, e))
                 return -1;
         }
-        upg_pool_run(j->pool, moment_task, j, (j->m->c ? 2 : 1) * side * side);
+        if (add_window(j, e)) return -1;
     }
-    double share = 1.0 / ((double)n_windows * j->window);
-    scale(j->m->h, (size_t)j->n, share);
-    scale(j->m->c, (size_t)j->n, share);
+    if (j->math && upg_math_moments_end(j->math, j->m->h, j->m->c, e)) return -1;
+    j->share = 1.0 / ((double)n_windows * j->window);
+    upg_pool_run(j->pool, mean_task, j, j->n);
     return 0;
 }
 
@@ -92,7 +107,7 @@ int upg_moments_measure(upg_runner *r, int op, const upg_moments_options *o, upg
                         upg_error *e) {
     const upg_program *p = upg_runner_program(r);
     const upg_text *text = upg_runner_text(r);
-    job j = {.pool = pool, .m = m, .op = op, .cols = p->widths[p->ops[op].in], .window = text->window};
+    job j = {.pool = pool, .math = o->math, .m = m, .op = op, .cols = p->widths[p->ops[op].in], .window = text->window};
     j.n = (j.cols + 15) & ~15;
     j.b = upg_block(j.n);
     *m = (upg_moments){.n = j.n};

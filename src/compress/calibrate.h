@@ -15,6 +15,7 @@ void upg_moments_free(upg_moments *m);
 typedef struct upg_moments_options {
     uint64_t rotation_seed; // of the file being made
     int stream, other;      // of the runner, over all its windows; other -1: none
+    upg_math *math;         // who multiplies, or NULL
     float *const *replaced; // of stream's model, as for upg_runner_run; other has the original's weights
 } upg_moments_options;
 

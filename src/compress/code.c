@@ -202,7 +202,7 @@ static bool is_open(const coding *c, int weight) {
 static int factor_inputs(coding *c, upg_runner *r, int op, const upg_moments_options *o, float earlier, upg_feedback *f,
                          upg_error *e) {
     upg_moments m;
-    upg_feedback_options fo = {UPG_JOB_DAMPING, earlier};
+    upg_feedback_options fo = {UPG_JOB_DAMPING, earlier, c->j->math};
     if (upg_moments_measure(r, op, o, c->j->pool, &m, e)) return -1;
     bool unrotated = c->j->out[upg_job_output(c->j, c->j->model->program->ops[op + 1].weight)].unrotated;
     if (unrotated && upg_moments_unrotate(&m, o->rotation_seed, e)) {
@@ -215,7 +215,7 @@ static int factor_inputs(coding *c, upg_runner *r, int op, const upg_moments_opt
 // Codes the matrices that read what the QUANTISE op at `op` gives.
 static int code_inputs(coding *c, int op, upg_error *e) {
     const upg_program *p = c->j->model->program;
-    upg_moments_options o = {c->j->options->rotation_seed, COMPRESSED, ORIGINAL, c->replaced};
+    upg_moments_options o = {c->j->options->rotation_seed, COMPRESSED, ORIGINAL, c->j->math, c->replaced};
     upg_feedback f = {0};
     bool open = false;
     int end = op + 1, rc = 0;
@@ -233,7 +233,7 @@ static int tick(void *ctx, upg_error *e) {
 
 static upg_runner *open_runner(coding *c, const char *name, const int *windows, int n, upg_error *e) {
     const char *path = upg_journal_file(c->j->journal, name, e);
-    upg_runner_options o = {c->j->text, windows, n, path, tick, c};
+    upg_runner_options o = {c->j->text, windows, n, path, tick, c, c->j->math};
     return path ? upg_runner_new(c->j->model->program, &o, c->j->pool, e) : NULL;
 }
 
@@ -241,7 +241,7 @@ static upg_runner *open_runner(coding *c, const char *name, const int *windows, 
 static int code_tied(coding *c, const upg_op *op, upg_error *e) {
     const upg_program *p = c->j->model->program;
     upg_feedback f = {0};
-    upg_moments_options o = {c->j->options->rotation_seed, ORIGINAL, -1, NULL};
+    upg_moments_options o = {c->j->options->rotation_seed, ORIGINAL, -1, c->j->math, NULL};
     int last = p->n_ops - 1;
     while (p->ops[last].kind != UPG_OP_QUANTISE) last--;
     upg_runner *r = open_runner(c, "original", &c->j->text.n_windows, 1, e);
@@ -280,6 +280,7 @@ static int end_part(coding *c, upg_error *e) {
         return -1;
     upg_runner_next(c->runner);
     for (int i = 0; i < c->j->model->program->n_weights; i++) {
+        upg_math_forget(c->j->math, c->replaced[i]);
         free(c->replaced[i]);
         c->replaced[i] = NULL;
     }
@@ -335,7 +336,7 @@ int upg_job_code(upg_job *j, upg_writer *w, upg_error *e) {
     coding c = {.j = j, .w = w};
     c.recorded = upg_alloc(j->n, sizeof *c.recorded, e);
     c.done = upg_alloc(j->n, sizeof *c.done, e);
-    c.en = upg_encoder_new(j->pool, j->options->rotation_seed, j->effort.search, e);
+    c.en = upg_encoder_new(j->pool, j->math, j->options->rotation_seed, j->effort.search, e);
     int rc = c.recorded && c.done && c.en ? 0 : -1;
     if (!rc) read_journal(&c);
     if (!rc) rc = check_recorded(&c, e);

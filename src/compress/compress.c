@@ -182,6 +182,7 @@ static int make_key(const upg_job *j, uint8_t key[16], upg_error *e) {
     upg_buf_fmt(&b, "%s %d %a %a %d %d %d %d %d %d %llu %d ", UPG_VERSION, JOURNAL_VERSION, o->ratio, o->bits,
                 o->layer_bits, o->embedding_bits, o->head_bits, j->effort.search, j->effort.shaping, j->effort.scored,
                 (unsigned long long)o->rotation_seed, j->text.window);
+    if (j->math && j->text.n_windows) upg_buf_str(&b, j->result->device); // whose rounding it is
     upg_buf_add(&b, j->tokens, (size_t)j->result->calibration_tokens * sizeof *j->tokens);
     int rc = upg_buf_check(&b, e);
     if (!rc) upg_file_hash(b.data, b.size, key);
@@ -300,6 +301,7 @@ static int sense(upg_job *j, double *kl, upg_error *e) {
                                      .rotation_seed = j->options->rotation_seed,
                                      .noise = sensitivity_noise,
                                      .damping = UPG_JOB_DAMPING,
+                                     .math = j->math,
                                      .wanted = wanted,
                                      .path = path,
                                      .tick = sense_tick,
@@ -381,6 +383,46 @@ static int produce(upg_job *j, const char *out, upg_error *e) {
     return rc;
 }
 
+static void matrix_sizes(const upg_job *j, int first, int last, upg_math_sizes *s) {
+    const upg_program *p = j->model->program;
+    const int logits = UPG_RUNNER_LOGITS < s->rows ? UPG_RUNNER_LOGITS : s->rows;
+    size_t part = 0;
+    for (int i = first; i < last; i++) {
+        const upg_op *op = &p->ops[i];
+        if (op->weight < 0 || p->weights[op->weight]->rows == 1) continue;
+        const upg_tensor *t = p->weights[op->weight];
+        const int n = (int)(t->cols + 15) & ~15;
+        const int64_t outputs = op->out == p->logits ? (t->rows * logits + s->rows - 1) / s->rows : t->rows;
+        const size_t matrix = ((size_t)t->rows + 15) / 16 * 16 * (size_t)n;
+        if (op->kind == UPG_OP_LINEAR) part += matrix;
+        if (op->kind == UPG_OP_LINEAR && outputs > s->outputs) s->outputs = (int)outputs;
+        if (n > s->inputs) s->inputs = n;
+        if (matrix > s->matrix) s->matrix = matrix;
+    }
+    if (part > s->part) s->part = part;
+}
+
+// Another device, if there is one that is to do what takes long.
+static int open_math(upg_job *j, upg_error *e) {
+    const upg_program *p = j->model->program;
+    upg_math_sizes s = {.rows = j->text.n_windows ? j->text.window : 1};
+    upg_error why;
+    for (int i = 0, next; i < p->n_ops; i = next) { // layers: from an addition to the next
+        for (next = i + 1; next < p->n_ops && p->ops[next - 1].kind != UPG_OP_ADD; next++) continue;
+        matrix_sizes(j, i, next, &s);
+    }
+    if (upg_math_new(&j->math, &s, j->pool, &why)) {
+        *e = why;
+        return -1;
+    }
+    if (j->math)
+        snprintf(j->result->device, sizeof j->result->device, "%s", upg_math_path(j->math));
+    else
+        snprintf(j->result->device, sizeof j->result->device, "CPU%s%s%s", *why.message ? " (" : "", why.message,
+                 *why.message ? ")" : "");
+    return 0;
+}
+
 static int open_job(upg_job *j, const char *source, upg_error *e) {
     if (!(j->model = upg_model_open(source, e))) return -1;
     if (j->model->weights.compressed) return upg_fail(e, "%s: is compressed already", source);
@@ -388,7 +430,10 @@ static int open_job(upg_job *j, const char *source, upg_error *e) {
     if (j->model->tokenizer && upg_tokenizer_pack(j->model->tokenizer, &j->tokenizer, e)) return -1;
     j->effort = efforts[j->options->effort];
     if (j->options->exact_search) j->effort.search = UPG_SEARCH_EXACT;
-    return list_tensors(j, e) || load_texts(j, e) || !(j->pool = upg_pool_new(j->options->n_threads, e)) ? -1 : 0;
+    return list_tensors(j, e) || load_texts(j, e) || !(j->pool = upg_pool_new(j->options->n_threads, e)) ||
+                   open_math(j, e)
+               ? -1
+               : 0;
 }
 
 // That the budget can be met is known before anything is made.
@@ -428,6 +473,7 @@ int upg_compress(const char *source, const char *out, const upg_compress_options
     free(j.heldout_tokens);
     free(j.source);
     free(j.importance);
+    upg_math_free(j.math);
     upg_pool_free(j.pool);
     upg_model_free(j.model);
     return rc;

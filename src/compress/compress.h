@@ -51,6 +51,7 @@ typedef struct upg_compress_result {
     double seconds;     // of this run
     size_t peak_memory; // bytes, of the process
     bool resumed;       // a stopped run's work was used
+    char device[520];   // that searched and multiplied: its name, or "CPU" and why it was not another
 } upg_compress_result;
 void upg_compress_result_free(upg_compress_result *r);
 

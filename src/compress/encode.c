@@ -18,6 +18,7 @@ enum {
 
 struct upg_encoder {
     upg_pool *pool;
+    upg_math *math; // or NULL
     uint64_t seed;
     upg_search_mode mode;
     int n_threads;
@@ -42,14 +43,20 @@ struct upg_encoder {
         int8_t *decoded;        // [task_rows][n]
         uint8_t *values, *keep; // sparse: [task_rows][n]
     } * work;                   // [threads]
+    // Rows that are coded on a device: the same arrays of many groups, from the row `first` on.
+    struct group_work many;
+    float *many_scales;
+    int first;
     atomic_llong bad_row;
     atomic_bool no_memory;
 };
 
-upg_encoder *upg_encoder_new(upg_pool *pool, uint64_t rotation_seed, upg_search_mode mode, upg_error *e) {
+upg_encoder *upg_encoder_new(upg_pool *pool, upg_math *math, uint64_t rotation_seed, upg_search_mode mode,
+                             upg_error *e) {
     upg_encoder *en = upg_alloc(1, sizeof *en, e);
     if (!en) return NULL;
     en->pool = pool;
+    en->math = math;
     en->seed = rotation_seed;
     en->mode = mode;
     en->n_threads = upg_pool_threads(pool);
@@ -62,7 +69,19 @@ upg_encoder *upg_encoder_new(upg_pool *pool, uint64_t rotation_seed, upg_search_
     return en;
 }
 
+static void free_many(upg_encoder *en) {
+    struct group_work *w = &en->many;
+    if (w->target != w->rows) free(w->target);
+    free(w->rows);
+    free(w->codes);
+    free(w->decoded);
+    free(en->many_scales);
+    *w = (struct group_work){0};
+    en->many_scales = NULL;
+}
+
 static void free_work(upg_encoder *en) {
+    free_many(en);
     for (int i = 0; en->work && i < en->n_threads; i++) {
         free(en->work[i].rows);
         free(en->work[i].target);
@@ -218,8 +237,7 @@ static void add_feedback(const upg_encoder *en, struct group_work *w, int rows, 
                     en->n, en->feedback->l + (size_t)last * n + first, en->n, 1.0f, w->sum + first, en->n);
 }
 
-static void code_trellis(upg_encoder *en, struct group_work *w, upg_search *search, int rows) {
-    float scale[GROUP_ROWS];
+static void code_trellis(upg_encoder *en, struct group_work *w, upg_search *search, int rows, float *scale) {
     for (int r = 0; r < rows; r++) scale[r] = (float)trellis_scale(en, w->target + (size_t)r * (size_t)en->n);
     memset(w->sum, 0, (size_t)rows * (size_t)en->n * sizeof *w->sum);
     for (int end = en->n; end > 0;) {
@@ -285,19 +303,36 @@ static bool code_sparse(upg_encoder *en, struct group_work *w, int64_t sb, int r
     return true;
 }
 
+static int rows_of(const upg_encoder *en, int group) {
+    int64_t left = upg_pad16(en->w->rows) - (int64_t)group * en->task_rows;
+    return left < en->task_rows ? (int)left : en->task_rows;
+}
+
+// What is left to do with a group whose trellis codes are known.
+static void finish_trellis(upg_encoder *en, struct group_work *w, int group, const float *scales) {
+    const size_t n = (size_t)en->n;
+    const int64_t first = (int64_t)group * en->task_rows;
+    const int rows = rows_of(en, group);
+    for (int band = 0; band < rows / 16; band++)
+        store_trellis(en, first / 16 + band, w->codes + (size_t)band * (n / 16) * (size_t)upg_trellis_words(en->s));
+    for (int r = 0; r < rows && first + r < en->w->rows; r++)
+        finish_row(en, w, first + r, r, w->decoded + (size_t)r * n, (double)scales[r], &en->errors[group],
+                   &en->energies[group]);
+}
+
 static void group_task(void *ctx, int group, int thread) {
     upg_encoder *en = ctx;
     struct group_work *w = &en->work[thread];
     const size_t n = (size_t)en->n;
-    int64_t first = (int64_t)group * en->task_rows, left = upg_pad16(en->w->rows) - first;
-    int rows = left < en->task_rows ? (int)left : en->task_rows;
+    const int64_t first = (int64_t)group * en->task_rows;
+    const int rows = rows_of(en, group);
     float scales[256];
     for (int r = 0; r < rows; r++) rotate_row(en, first + r, w->rows + (size_t)r * n);
     set_targets(en, w, rows);
     if (en->encoding == UPG_TRELLIS) {
-        code_trellis(en, w, en->search[thread * 5 + en->s - UPG_TRELLIS_MIN_S], rows);
-        for (int band = 0; band < rows / 16; band++)
-            store_trellis(en, first / 16 + band, w->codes + (size_t)band * (n / 16) * (size_t)upg_trellis_words(en->s));
+        code_trellis(en, w, en->search[thread * 5 + en->s - UPG_TRELLIS_MIN_S], rows, scales);
+        finish_trellis(en, w, group, scales);
+        return;
     }
     if (en->encoding == UPG_SPARSE && !code_sparse(en, w, group, rows, scales)) {
         atomic_store(&en->no_memory, true);
@@ -307,9 +342,7 @@ static void group_task(void *ctx, int group, int thread) {
         const float *x = w->target + (size_t)r * n;
         int8_t *q = w->decoded + (size_t)r * n;
         double scale;
-        if (en->encoding == UPG_TRELLIS) {
-            scale = trellis_scale(en, x);
-        } else if (en->encoding == UPG_SPARSE) {
+        if (en->encoding == UPG_SPARSE) {
             scale = scales[r];
         } else {
             scale = code_int8_row(x, en->n, q);
@@ -318,6 +351,81 @@ static void group_task(void *ctx, int group, int thread) {
         if (first + r < en->w->rows)
             finish_row(en, w, first + r, r, q, scale, &en->errors[group], &en->energies[group]);
     }
+}
+
+// ---- On a device ----
+
+static struct group_work of_group(const upg_encoder *en, int group) {
+    const size_t n = (size_t)en->n, row = (size_t)group * (size_t)en->task_rows - (size_t)en->first;
+    return (struct group_work){.rows = en->many.rows + row * n,
+                               .target = en->many.target + row * n,
+                               .codes = en->many.codes + row / 16 * (n / 16) * (size_t)upg_trellis_words(en->s),
+                               .decoded = en->many.decoded + row * n};
+}
+
+static void rotate_task(void *ctx, int index, int thread) {
+    (void)thread;
+    upg_encoder *en = ctx;
+    const int group = en->first / en->task_rows + index;
+    const struct group_work w = of_group(en, group);
+    for (int r = 0; r < rows_of(en, group); r++)
+        rotate_row(en, (int64_t)group * en->task_rows + r, w.rows + (size_t)r * (size_t)en->n);
+}
+
+static void scale_task(void *ctx, int index, int thread) {
+    (void)thread;
+    upg_encoder *en = ctx;
+    const int group = en->first / en->task_rows + index;
+    const struct group_work w = of_group(en, group);
+    for (int r = 0; r < rows_of(en, group); r++)
+        en->many_scales[index * en->task_rows + r] = (float)trellis_scale(en, w.target + (size_t)r * (size_t)en->n);
+}
+
+static void finish_task(void *ctx, int index, int thread) {
+    upg_encoder *en = ctx;
+    const int group = en->first / en->task_rows + index;
+    struct group_work w = of_group(en, group);
+    w.error = en->work[thread].error; // what finish_row works in
+    finish_trellis(en, &w, group, en->many_scales + index * en->task_rows);
+}
+
+static int code_many(upg_encoder *en, int rows, upg_error *e) {
+    const upg_feedback *f = en->feedback;
+    const int groups = (rows + en->task_rows - 1) / en->task_rows;
+    const upg_math_codes c = {.rows = rows,
+                              .n = en->n,
+                              .s = en->s,
+                              .mode = en->mode,
+                              .l = f ? f->l : NULL,
+                              .z = f ? f->z : NULL,
+                              .in = en->many.rows,
+                              .target = en->many.target,
+                              .scale = en->many_scales,
+                              .codes = en->many.codes,
+                              .decoded = en->many.decoded};
+    upg_pool_run(en->pool, rotate_task, en, groups);
+    if (upg_math_target(en->math, &c, e)) return -1;
+    upg_pool_run(en->pool, scale_task, en, groups);
+    if (upg_math_search(en->math, &c, e)) return -1;
+    upg_pool_run(en->pool, finish_task, en, groups);
+    return 0;
+}
+
+static int code_on_device(upg_encoder *en, upg_error *e) {
+    const int all = (int)upg_pad16(en->w->rows), room = upg_math_rows(en->math, en->n) / en->task_rows * en->task_rows,
+              most = all < room ? all : room;
+    const size_t n = (size_t)en->n, values = (size_t)most * n;
+    struct group_work *w = &en->many;
+    const bool other = en->feedback && en->feedback->z;
+    if (!(w->rows = upg_alloc(values, sizeof *w->rows, e)) ||
+        !(w->target = other ? upg_alloc(values, sizeof *w->target, e) : w->rows) ||
+        !(w->codes = upg_alloc(values / 64 * (size_t)en->s, sizeof *w->codes, e)) ||
+        !(w->decoded = upg_alloc(values, 1, e)) ||
+        !(en->many_scales = upg_alloc((size_t)most, sizeof *en->many_scales, e)))
+        return -1;
+    for (en->first = 0; en->first < all; en->first += most)
+        if (code_many(en, all - en->first < most ? all - en->first : most, e)) return -1;
+    return 0;
 }
 
 int upg_encode_matrix(upg_encoder *en, const upg_tensor *w, const upg_writer_tensor *as, const upg_feedback *feedback,
@@ -336,8 +444,11 @@ int upg_encode_matrix(upg_encoder *en, const upg_tensor *w, const upg_writer_ten
     atomic_store(&en->bad_row, -1);
     atomic_store(&en->no_memory, false);
     int rc = reserve(en, e), groups = n_groups(en);
-    if (!rc) {
+    if (!rc && en->math && en->encoding == UPG_TRELLIS)
+        rc = code_on_device(en, e);
+    else if (!rc)
         upg_pool_run(en->pool, group_task, en, groups);
+    if (!rc) {
         double sum = 0, energy = 0;
         for (int i = 0; i < groups; i++) {
             sum += en->errors[i];

@@ -1,12 +1,13 @@
 // Coding one matrix: rotate, scale, search, and lay out as codec/panel.h says.
 #pragma once
-#include "base/thread.h"
-#include "codec/search.h"
+#include "backend/math.h"
 #include "compress/feedback.h"
 #include "format/weights.h"
 
 typedef struct upg_encoder upg_encoder; // workspaces of all threads
-upg_encoder *upg_encoder_new(upg_pool *pool, uint64_t rotation_seed, upg_search_mode mode, upg_error *e);
+// math: who searches for codes and multiplies for their feedback, or NULL.
+upg_encoder *upg_encoder_new(upg_pool *pool, upg_math *math, uint64_t rotation_seed, upg_search_mode mode,
+                             upg_error *e);
 void upg_encoder_free(upg_encoder *en);
 
 // w: an original matrix. as: the encoding it gets. feedback: of the layer's inputs in the basis it is coded in, or

@@ -13,8 +13,9 @@ typedef struct upg_feedback {
 } upg_feedback;
 
 typedef struct upg_feedback_options {
-    float damping; // of the Hessian, in units of its mean diagonal
-    float cross;   // 0..1: how much of the earlier error is made up for; 0: none
+    float damping;  // of the Hessian, in units of its mean diagonal
+    float cross;    // 0..1: how much of the earlier error is made up for; 0: none
+    upg_math *math; // who factors, or NULL
 } upg_feedback_options;
 
 // Takes the moments over, also on failure. With m->c NULL nothing earlier is made up for.

@@ -30,6 +30,7 @@ typedef struct upg_job {
     int32_t *tokens, *heldout_tokens;
     upg_journal *journal;
     upg_pool *pool;
+    upg_math *math;              // or NULL: the CPU does it all
     upg_compress_result *result; // tensors in the order of out
     double work, work_done;      // multiplications, about: for the progress
 } upg_job;

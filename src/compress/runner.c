@@ -145,7 +145,8 @@ static int reserve(upg_runner *r, upg_error *e) {
                              .max_logits = UPG_RUNNER_LOGITS,
                              .n_positions = (int)window,
                              .n_blocks = (int)n_blocks,
-                             .pool = r->pool};
+                             .pool = r->pool,
+                             .math = r->options.math};
     return (r->backend = upg_backend_fp32.create(r->program, &o, e)) ? 0 : -1;
 }
 

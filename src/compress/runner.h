@@ -6,7 +6,7 @@
 // original model's, and those of models that differ in some weights. A part reads a stream from one place of the file
 // and writes it to another, so whoever is stopped in the middle of a part begins that part again.
 #pragma once
-#include "base/thread.h"
+#include "backend/math.h"
 #include "program/program.h"
 
 typedef struct upg_text {
@@ -23,6 +23,7 @@ typedef struct upg_runner_options {
     const char *path;                     // of the file, made if it is not there
     int (*tick)(void *ctx, upg_error *e); // called now and then; -1 with a message stops. May be NULL
     void *tick_ctx;
+    upg_math *math; // who multiplies, or NULL. It is to forget what `replaced` below held before that changes
 } upg_runner_options;
 
 enum { UPG_RUNNER_LOGITS = 128 }; // rows whose logits can be had at once

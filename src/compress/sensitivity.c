@@ -101,8 +101,8 @@ static float *disturb(job *j, int i, const upg_feedback *f, upg_error *e) {
 // it.
 static int factor(job *j, int op, upg_feedback *f, upg_error *e) {
     upg_moments m;
-    upg_moments_options o = {j->o->rotation_seed, ORIGINAL, -1, NULL};
-    upg_feedback_options fo = {.damping = j->o->damping};
+    upg_moments_options o = {.rotation_seed = j->o->rotation_seed, .stream = ORIGINAL, .other = -1, .math = j->o->math};
+    upg_feedback_options fo = {.damping = j->o->damping, .math = j->o->math};
     if (upg_moments_measure(j->r, op, &o, j->pool, &m, e) || upg_feedback_new(f, &m, &fo, j->pool, e)) return -1;
     for (int row = 0; row < f->n; row++)
         for (int col = row & ~15; col < row; col++) f->l[(size_t)row * (size_t)f->n + (size_t)col] = 0;
@@ -193,6 +193,7 @@ static int bear(job *j, float **head, upg_error *e) {
             j->replaced[weight] = values;
             rc = upg_runner_finish(j->r, ORIGINAL, j->n_born + 1, j->replaced, e);
             j->replaced[weight] = NULL;
+            upg_math_forget(j->o->math, values);
             free(values);
         }
         j->n_born++;
@@ -247,7 +248,7 @@ int upg_sensitivity_measure(const upg_program *p, const upg_sensitivity_options 
     float **head = NULL;
     int rc = list_uses(&j, e);
     if (!rc) {
-        upg_runner_options ro = {o->text, j.windows, j.n_uses + 1, o->path, o->tick, o->tick_ctx};
+        upg_runner_options ro = {o->text, j.windows, j.n_uses + 1, o->path, o->tick, o->tick_ctx, o->math};
         head = upg_alloc((size_t)j.n_uses + 1, sizeof *head, e);
         j.r = head ? upg_runner_new(p, &ro, pool, e) : NULL;
         rc = j.r ? measure(&j, head, e) : -1;
@@ -255,7 +256,10 @@ int upg_sensitivity_measure(const upg_program *p, const upg_sensitivity_options 
     for (int i = 0; !rc && i < p->n_weights; i++) kl[i] = 0;
     for (int i = 0; !rc && i < j.n_uses; i++)
         kl[p->ops[j.uses[i].op].weight] += j.uses[i].kl / ((double)o->scored * o->text.window);
-    for (int i = 0; head && i < j.n_uses; i++) free(head[i]);
+    for (int i = 0; head && i < j.n_uses; i++) {
+        upg_math_forget(o->math, head[i]);
+        free(head[i]);
+    }
     free(head);
     upg_runner_free(j.r);
     free(j.uses);

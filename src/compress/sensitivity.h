@@ -10,6 +10,7 @@ typedef struct upg_sensitivity_options {
     double noise;           // squared error over squared weights, of every matrix
     float damping;          // of Hessians, as for upg_feedback_new
     const bool *wanted;     // [n_weights]
+    upg_math *math;         // who multiplies and factors, or NULL
     const char *path;       // of a file for activations
     int (*tick)(void *ctx, upg_error *e);
     void *tick_ctx;

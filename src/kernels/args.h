@@ -95,6 +95,17 @@ typedef struct gpu_attention_args {
     uint32_t n_wide;               // wide spans
 } gpu_attention_args;
 
+// The search for trellis codes of 16 * bands rows, at `steps` steps of 16 columns from first_step on.
+typedef struct gpu_search_args {
+    uint32_t s, around, threshold; // bits a step; codec/search.c's modes
+    uint32_t n, bands, first_step, steps;
+    uint32_t groups;         // that run: each has costs of its own
+    uint32_t target, sum;    // [rows][n] f32: what is coded is their sum; sum 0: target alone
+    uint32_t scale, inverse; // [rows] f32 of a row, and what targets are multiplied by
+    uint32_t codes, decoded; // [bands][n/16][4*s] words, [rows][n] bytes
+    uint32_t error;          // [rows][n] f32 written: target less what the codes stand for; 0: not
+} gpu_search_args;
+
 // Every kernel: X(name, struct of its arguments).
 #define GPU_KERNELS(X)                                                                                                 \
     X(kernel_rows, gpu_rows_args)                                                                                      \
@@ -102,4 +113,5 @@ typedef struct gpu_attention_args {
     X(kernel_linear, gpu_linear_args)                                                                                  \
     X(kernel_attention_4, gpu_attention_args)                                                                          \
     X(kernel_attention_8, gpu_attention_args)                                                                          \
-    X(kernel_join, gpu_attention_args)
+    X(kernel_join, gpu_attention_args)                                                                                 \
+    X(kernel_search, gpu_search_args)

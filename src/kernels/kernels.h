@@ -4,3 +4,4 @@
 #include "kernels/expand.h"
 #include "kernels/linear.h"
 #include "kernels/rows.h"
+#include "kernels/search.h"

@@ -62,6 +62,27 @@ FN int32_t dot_ss(uint32_t a, uint32_t b, int32_t c) {
 FN int32_t dot_16(uint32_t a01, uint32_t a23, uint32_t b, int32_t c) {
     return __dp2a_hi((int)a23, (int)b, __dp2a_lo((int)a01, (int)b, c));
 }
+// Sum of two products of signed 16-bit numbers, two in a word, and unsigned bytes, the lower two of b, and c.
+FN int32_t dot_pair(uint32_t a, uint32_t b, int32_t c) {
+    int32_t d;
+    asm("dp2a.lo.s32.u32 %0,%1,%2,%3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+FN int32_t least_sum(int32_t a, int32_t b, int32_t c) { // min(a + b, c)
+    return __viaddmin_s32(a, b, c);
+}
+// *at = min(*at, v), by all lanes; 32 neighbours have the same place.
+FN void take_least(LOCAL uint32_t *at, uint32_t v) {
+#if __CUDA_ARCH__ >= 800
+    v = __reduce_min_sync(~0u, v);
+#else
+    for (int o = 16; o; o >>= 1) v = min(v, __shfl_xor_sync(~0u, v, o));
+#endif
+    if (threadIdx.x % 32 == 0) atomicMin(at, v);
+}
+FN void take_one_least(LOCAL uint32_t *at, uint32_t v) { // by some lanes
+    atomicMin(at, v);
+}
 // out[i] = the largest, or the sum, of in[32*i .. 32*i+31], for i < 8. A phase of its own.
 FN void max_of_32(const float *in, float *out) {
     float v = in[threadIdx.x];
@@ -117,6 +138,18 @@ FN int32_t dot_ss(uint32_t a, uint32_t b, int32_t c) {
 FN int32_t dot_16(uint32_t a01, uint32_t a23, uint32_t b, int32_t c) {
     return c + (int32_t)(a01 & 0xffff) * byte_of(b, 0) + (int32_t)(a01 >> 16) * byte_of(b, 1) +
            (int32_t)(a23 & 0xffff) * byte_of(b, 2) + (int32_t)(a23 >> 16) * byte_of(b, 3);
+}
+FN int32_t dot_pair(uint32_t a, uint32_t b, int32_t c) {
+    return c + (int16_t)(a & 65535) * (int32_t)(b & 255) + (int16_t)(a >> 16) * (int32_t)(b >> 8 & 255);
+}
+FN int32_t least_sum(int32_t a, int32_t b, int32_t c) {
+    return a + b < c ? a + b : c;
+}
+FN void take_least(LOCAL uint32_t *at, uint32_t v) {
+    *at = v < *at ? v : *at;
+}
+FN void take_one_least(LOCAL uint32_t *at, uint32_t v) {
+    take_least(at, v);
 }
 FN void max_of_32(const float *in, float *out) {
     for (int i = 0; i < 256; i++) out[i / 32] = i % 32 && out[i / 32] > in[i] ? out[i / 32] : in[i];

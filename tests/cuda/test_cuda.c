@@ -251,6 +251,62 @@ static void gpu_phi4(void **state) {
     compare_shape("cuda", "phi-4", 4, 3, sizes, COUNT(sizes));
 }
 
+// Trellis codes are the same bytes wherever they are searched for; what layers are fitted to differs by rounding.
+static double compress_on(const char *device, const char *name, const upg_compress_options *o) {
+    char path[160], before[64];
+    upg_error e = {""};
+    upg_compress_result r;
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    snprintf(before, sizeof before, "%s", getenv("UPG_DEVICE") ? getenv("UPG_DEVICE") : "");
+    setenv("UPG_DEVICE", device, 1);
+    const int rc = upg_compress(STORIES, path, o, &r, &e);
+    setenv("UPG_DEVICE", before, 1);
+    if (rc) fail_msg("%s", e.message);
+    assert_int_equal(!strcmp(r.device, "CPU"), !strcmp(device, "cpu"));
+    const double kl = r.kl;
+    upg_compress_result_free(&r);
+    return kl;
+}
+
+static void assert_same_file(const char *a, const char *b) {
+    char path[256];
+    upg_buf x = read_image(path_in(path, folder, a)), y = read_image(path_in(path, folder, b));
+    if (x.size != y.size || memcmp(x.data, y.data, x.size)) fail_msg("%s and %s differ", a, b);
+    upg_buf_free(&x);
+    upg_buf_free(&y);
+}
+
+static void compare_codes(const char *device) {
+    const upg_compress_options all[] = {{.layer_bits = 4, .embedding_bits = 5, .rotation_seed = 3},
+                                        {.layer_bits = 7, .embedding_bits = 8, .effort = UPG_EFFORT_FAST},
+                                        {.layer_bits = 6, .embedding_bits = 6, .exact_search = true},
+                                        {.layer_bits = 6,
+                                         .embedding_bits = 6,
+                                         .effort = UPG_EFFORT_FAST,
+                                         .calibration = UPG_TEXT_DEFAULT,
+                                         .calibration_tokens = 256,
+                                         .heldout = UPG_TEXT_DEFAULT,
+                                         .heldout_tokens = 256}};
+    for (size_t i = 0; i < COUNT(all); i++) {
+        if (SANITIZED && i == 2) continue;
+        const double there = compress_on(device, "there.upg", &all[i]), here = compress_on("cpu", "here.upg", &all[i]);
+        if (!all[i].calibration)
+            assert_same_file("there.upg", "here.upg");
+        else if (!(here > 0 && there > 0.9 * here && there < 1.1 * here))
+            fail_msg("KL %g there, %g here", there, here);
+    }
+}
+
+static void software_codes(void **state) {
+    (void)state;
+    compare_codes("software");
+}
+static void gpu_codes(void **state) {
+    (void)state;
+    require_gpu();
+    compare_codes("cuda");
+}
+
 static int make_folder(void **state) {
     (void)state;
     snprintf(folder, sizeof folder, "/tmp/upg-cuda-XXXXXX");
@@ -263,10 +319,10 @@ static int clean_up(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(software_models), cmocka_unit_test(software_tales),
-                                       cmocka_unit_test(software_split),  cmocka_unit_test(software_blocks),
-                                       cmocka_unit_test(gpu_blocks),      cmocka_unit_test(gpu_split),
-                                       cmocka_unit_test(gpu_models),      cmocka_unit_test(gpu_tales),
-                                       cmocka_unit_test(gpu_shapes),      cmocka_unit_test(gpu_phi4)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(software_models), cmocka_unit_test(software_tales), cmocka_unit_test(software_split),
+        cmocka_unit_test(software_blocks), cmocka_unit_test(software_codes), cmocka_unit_test(gpu_codes),
+        cmocka_unit_test(gpu_blocks),      cmocka_unit_test(gpu_split),      cmocka_unit_test(gpu_models),
+        cmocka_unit_test(gpu_tales),       cmocka_unit_test(gpu_shapes),     cmocka_unit_test(gpu_phi4)};
     return cmocka_run_group_tests(tests, make_folder, clean_up);
 }

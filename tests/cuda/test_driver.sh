@@ -50,6 +50,27 @@ some_layers() {
     [ $bytes -lt 30000000 ] || { cat "$work/err"; return 1; }
     LD_LIBRARY_PATH=$fake FAKE_CUDA_MEMORY=$bytes answer cuda >"$work/got" && cmp "$work/want" "$work/got"
 }
+# Compression: the same file as the CPU's without calibration; with it each call of the libraries fails once.
+tiny=tests/vectors/arch/phi3
+compresses() {
+    "$upg" compress $tiny -o "$work/cpu.upg" --device cpu --layer-bits 3 --calibrate none --heldout none -q >/dev/null &&
+        LD_LIBRARY_PATH=$fake "$upg" compress $tiny -o "$work/cuda.upg" --device cuda --layer-bits 3 --calibrate none --heldout none -q >"$work/out" &&
+        grep -q " on Fake GPU" "$work/out" && cmp "$work/cpu.upg" "$work/cuda.upg"
+}
+fitted() {
+    rm -rf "$work/fitted.upg" "$work/fitted.upg.partial"
+    LD_LIBRARY_PATH=$fake "$upg" compress $tiny -o "$work/fitted.upg" --device cuda --layer-bits 3 --calibrate "$work/ids.u16" --heldout none --effort fast -q >"$work/out" 2>"$work/err"
+}
+fits() {
+    python3 -c "import sys; sys.stdout.buffer.write(b''.join((i * 7 % 96).to_bytes(2, 'little') for i in range(256)))" >"$work/ids.u16"
+    fitted && grep -q " on Fake GPU" "$work/out" || { cat "$work/err"; return 1; }
+    i=1
+    while ! FAKE_BLAS_FAIL=$i fitted; do
+        [ "$(wc -l <"$work/err")" = 1 ] && grep -q "^upg: the GPU's library failed" "$work/err" && [ $i -lt 1000 ] || { cat "$work/err"; return 1; }
+        i=$((i * 3 / 2 + 1))
+    done
+    [ $i -gt 30 ]
+}
 no_such_device() {
     for device in cuda:3 cuda:x cuda: cuda:-1 cuda:1x; do
         exits 1 env LD_LIBRARY_PATH="$fake" "$upg" run "$small" --device $device -p x -n 1 -q && says "there is no device $device; NVIDIA GPUs: 1, from cuda:0 on" || return 1
@@ -64,3 +85,5 @@ check "one line, whichever call fails" fails_anywhere
 check "too little memory" little_memory
 check "memory for some layers" some_layers
 check "no such device" no_such_device
+check "codes through a driver" compresses
+check "fitted through libraries, whichever call fails" fits

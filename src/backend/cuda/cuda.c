@@ -2,6 +2,7 @@
 // a fat binary. Trouble on the device is an error of the call that met it; a device that is lost gives errors from then
 // on, and the process goes on.
 #include "backend/cuda/args.h"
+#include "backend/cuda/blas.h"
 #include "backend/cuda/cuda.h"
 #include "backend/gpu/device.h"
 #include <cuda.h>
@@ -188,7 +189,10 @@ typedef struct cuda_gpu {
     void *pinned[MAX_PINNED];
     int n_pinned;
     size_t limit;
-    uint32_t shared; // bytes of shared memory that a block may have
+    uint32_t shared;     // bytes of shared memory that a block may have
+    upg_cuda_blas *blas; // made when something is multiplied
+    CUdeviceptr factor;  // what factors need beside
+    size_t factor_floats;
 } cuda_gpu;
 
 static const upg_gpu_api cuda_api;
@@ -254,7 +258,9 @@ static void close_device(upg_gpu *base) {
         if (g->stream) cu.cuStreamSynchronize(g->stream);
         for (int i = 0; i < MAX_GRAPHS; i++)
             if (g->graphs[i].exec) cu.cuGraphExecDestroy(g->graphs[i].exec);
+        upg_cuda_blas_free(g->blas);
         for (int i = 0; i < g->n_pinned; i++) cu.cuMemHostUnregister(g->pinned[i]);
+        if (g->factor) cu.cuMemFree(g->factor);
         if (g->memory) cu.cuMemFree(g->memory);
         if (g->sums) cu.cuMemFree(g->sums);
         if (g->module) cu.cuModuleUnload(g->module);
@@ -644,6 +650,39 @@ static int end(upg_gpu *base, uint64_t key, upg_error *e) {
                                                                                                                   : 0;
 }
 
+// ---- Math ----
+
+static int have_blas(cuda_gpu *g, upg_error *e) {
+    if (current(g, e)) return -1;
+    return g->blas || (g->blas = upg_cuda_blas_new(g->stream, e)) ? 0 : -1;
+}
+
+static int multiply(upg_gpu *base, const upg_gpu_product *p, upg_error *e) {
+    cuda_gpu *g = (cuda_gpu *)base;
+    return have_blas(g, e) ? -1 : upg_cuda_blas_product(g->blas, p, e);
+}
+
+static int reserve_factor(cuda_gpu *g, uint32_t n, upg_error *e) {
+    size_t floats;
+    if (upg_cuda_blas_factor_room(g->blas, n, &floats, e)) return -1;
+    if (g->factor && floats <= g->factor_floats) return 0;
+    if (g->factor) cu.cuMemFree(g->factor);
+    g->factor = 0;
+    g->factor_floats = floats;
+    return check(cu.cuMemAlloc(&g->factor, (floats + 1) * sizeof(float)), "to reserve memory", e);
+}
+
+static int factor(upg_gpu *base, upg_gpu_address l, upg_gpu_address z, uint32_t n, upg_error *e) {
+    cuda_gpu *g = (cuda_gpu *)base;
+    if (have_blas(g, e) || reserve_factor(g, n, e)) return -1;
+    int32_t failed = 0;
+    const CUdeviceptr word = g->factor + g->factor_floats * sizeof(float);
+    if (upg_cuda_blas_cholesky(g->blas, l, n, g->factor, g->factor_floats, word, e) ||
+        read_memory(base, &failed, word, sizeof failed, e))
+        return -1;
+    return failed ? 1 : upg_cuda_blas_solve(g->blas, l, z, n, word, e);
+}
+
 static const upg_gpu_api cuda_api = {.name = "cuda",
                                      .open = open_device,
                                      .close = close_device,
@@ -660,7 +699,9 @@ static const upg_gpu_api cuda_api = {.name = "cuda",
                                      .linear = linear,
                                      .reorder = reorder,
                                      .begin = begin,
-                                     .end = end};
+                                     .end = end,
+                                     .product = multiply,
+                                     .factor = factor};
 
 static bool present(void) {
     return upg_cuda_count(NULL) > 0;
@@ -674,7 +715,10 @@ static void prepare(const char *device) {
 static upg_backend *create(const upg_program *program, const upg_backend_options *options, upg_error *e) {
     return upg_gpu_create(&upg_backend_cuda, &cuda_api, program, options, e);
 }
-const upg_backend_api upg_backend_cuda = UPG_GPU_BACKEND("cuda", present, prepare, create);
+static upg_math *math(const upg_backend_options *options, const upg_math_sizes *sizes, upg_error *e) {
+    return upg_cuda_blas_present(e) ? NULL : upg_gpu_math(&cuda_api, options, sizes, e);
+}
+const upg_backend_api upg_backend_cuda = UPG_GPU_BACKEND("cuda", present, prepare, create, math);
 
 int upg_cuda_describe(int device, upg_cuda_info *info, upg_error *e) {
     CUdevice d;

@@ -3,6 +3,7 @@
 // OpenBLAS's, each call on one thread, split over our pool by fixed blocks of weight rows so that the thread count does
 // not change the result.
 #include "backend/fp32/fp32.h"
+#include "backend/math.h"
 #include "program/numbers.h"
 #include <cblas.h>
 #include <math.h>
@@ -251,7 +252,21 @@ static void gather_task(void *ctx, int row, int thread) {
     memcpy(row_of(b, b->op->out, row), row_of(b, b->op->in, b->wanted[row]), (size_t)b->op->n * sizeof(float));
 }
 
-static void run_op(fp32_backend *b) {
+static int multiply(fp32_backend *b, upg_error *e) {
+    const int weight = b->op->weight, in = b->op->in, out = b->op->out;
+    const upg_math_linear l = {.w = b->program->weights[weight],
+                               .values = b->replaced[weight],
+                               .x = row_of(b, in, 0),
+                               .y = row_of(b, out, 0) + b->op->out_col,
+                               .rows = b->n_rows,
+                               .x_stride = b->program->widths[in],
+                               .y_stride = b->program->widths[out]};
+    if (b->options.math) return upg_math_multiply(b->options.math, &l, e);
+    upg_pool_run(b->options.pool, linear_task, b, (int)((l.w->rows + BLOCK_ROWS - 1) / BLOCK_ROWS));
+    return 0;
+}
+
+static int run_op(fp32_backend *b, upg_error *e) {
     upg_pool *pool = b->options.pool;
     switch (b->op->kind) {
     case UPG_OP_EMBED: upg_pool_run(pool, embed_task, b, b->n_rows); break;
@@ -259,10 +274,7 @@ static void run_op(fp32_backend *b) {
     case UPG_OP_HEAD_NORM: upg_pool_run(pool, head_norm_task, b, b->n_rows); break;
     case UPG_OP_BIAS: upg_pool_run(pool, bias_task, b, b->n_rows); break;
     case UPG_OP_QUANTISE: break; // linear layers read the f32 values
-    case UPG_OP_LINEAR:
-        upg_pool_run(pool, linear_task, b,
-                     (int)((b->program->weights[b->op->weight]->rows + BLOCK_ROWS - 1) / BLOCK_ROWS));
-        break;
+    case UPG_OP_LINEAR: return multiply(b, e);
     case UPG_OP_KV: upg_pool_run(pool, kv_task, b, b->n_rows); break;
     case UPG_OP_ATTENTION: upg_pool_run(pool, attention_task, b, b->n_spans * b->program->config->n_heads); break;
     case UPG_OP_SWIGLU: upg_pool_run(pool, swiglu_task, b, b->n_rows); break;
@@ -272,9 +284,11 @@ static void run_op(fp32_backend *b) {
         upg_pool_run(pool, gather_task, b, b->n_rows);
         break;
     }
+    return 0;
 }
 
-static void run_ops(fp32_backend *b, const upg_batch *batch, int first, int last, const upg_fp32_tap *tap) {
+static int run_ops(fp32_backend *b, const upg_batch *batch, int first, int last, const upg_fp32_tap *tap,
+                   upg_error *e) {
     b->batch = batch;
     b->n_rows = batch->n_rows;
     b->n_wanted = 0;
@@ -287,9 +301,10 @@ static void run_ops(fp32_backend *b, const upg_batch *batch, int first, int last
         if (tap && b->op->kind == UPG_OP_QUANTISE)
             tap->input(tap->ctx, i, row_of(b, b->op->in, 0), b->n_rows, b->program->widths[b->op->in]);
         double begin = upg_op_begin(&b->options);
-        run_op(b);
+        if (run_op(b, e)) return -1;
         upg_op_end(&b->options, i, begin);
     }
+    return 0;
 }
 
 int upg_fp32_run_part(upg_backend *base, const upg_batch *batch, int first, int last, const upg_fp32_tap *tap,
@@ -298,8 +313,7 @@ int upg_fp32_run_part(upg_backend *base, const upg_batch *batch, int first, int 
     upg_backend_options limits = b->options;
     limits.max_logits = limits.max_rows;
     if (upg_batch_check(batch, b->program->config, &limits, e)) return -1;
-    run_ops(b, batch, first, last, tap);
-    return 0;
+    return run_ops(b, batch, first, last, tap, e);
 }
 
 float *upg_fp32_buffer(upg_backend *base, int buffer) {
@@ -314,7 +328,7 @@ static int run(upg_backend *base, const upg_batch *batch, upg_error *e) {
     fp32_backend *b = (fp32_backend *)base;
     if (upg_batch_check(batch, b->program->config, &b->options, e)) return -1;
     memset(b->flags, 0, (size_t)batch->n_rows);
-    run_ops(b, batch, 0, b->program->n_ops, NULL);
+    if (run_ops(b, batch, 0, b->program->n_ops, NULL, e)) return -1;
     size_t vocab = (size_t)b->program->config->vocab_size;
     for (int i = 0; i < b->n_wanted; i++) {
         const float *l = b->buffers[b->program->logits] + (size_t)i * vocab;

@@ -2,6 +2,7 @@
 // backend (backend.h) made by UPG_GPU_BACKEND over it.
 #pragma once
 #include "backend/backend.h"
+#include "backend/math.h"
 #include "kernels/args.h"
 
 typedef enum upg_gpu_kernel {
@@ -27,6 +28,14 @@ typedef struct upg_gpu_matrix {
     gpu_matrix args;
     int order;
 } upg_gpu_matrix;
+
+// c [m][n] = a [m][k] times b [k][n], plus c if asked, all f32 by rows. A transposed one lies in memory as its
+// transpose.
+typedef struct upg_gpu_product {
+    upg_gpu_address a, b, c;
+    uint32_t m, n, k, a_stride, b_stride, c_stride;
+    bool a_transposed, b_transposed, add;
+} upg_gpu_product;
 
 enum { UPG_NO_ROOM = -2 };
 // Fails with UPG_NO_ROOM, saying how much is needed, left and there.
@@ -62,6 +71,12 @@ typedef struct upg_gpu_api {
     // launched, and end is not called. NULL: none are kept.
     int (*begin)(upg_gpu *g, uint64_t key, upg_error *e);
     int (*end)(upg_gpu *g, uint64_t key, upg_error *e);
+    // What compression asks for beside; NULL where a device has no math.
+    int (*product)(upg_gpu *g, const upg_gpu_product *p, upg_error *e);
+    // In place of h [n][n], of which the lower triangle counts: its Cholesky factor, whose columns are then divided, 16
+    // at a time, by their diagonal blocks. In place of z [n][n] (0: there is none): z h^-1. 1: h is not positive
+    // definite.
+    int (*factor)(upg_gpu *g, upg_gpu_address h, upg_gpu_address z, uint32_t n, upg_error *e);
 } upg_gpu_api;
 struct upg_gpu {
     const upg_gpu_api *api;
@@ -70,14 +85,16 @@ struct upg_gpu {
 upg_backend *upg_gpu_create(const upg_backend_api *backend, const upg_gpu_api *device, const upg_program *program,
                             const upg_backend_options *options, upg_error *e);
 // The functions of a backend over a GPU; create is the device's.
-#define UPG_GPU_BACKEND(name_, present_, prepare_, create_)                                                            \
+#define UPG_GPU_BACKEND(name_, present_, prepare_, create_, math_)                                                     \
     {                                                                                                                  \
-        .name = (name_), .accepts = upg_gpu_accepts, .present = (present_), .prepare = (prepare_),                     \
+        .name = (name_), .accepts = upg_gpu_accepts, .present = (present_), .prepare = (prepare_), .math = (math_),    \
         .create = (create_), .destroy = upg_gpu_destroy, .run = upg_gpu_run, .logits = upg_gpu_logits,                 \
         .flags = upg_gpu_flags, .path = upg_gpu_path, .memory = upg_gpu_memory, .kv_bytes = upg_kv_block_bytes,        \
         .kv_read = upg_gpu_kv_read, .kv_write = upg_gpu_kv_write, .kv_copy = upg_gpu_kv_copy,                          \
         .kv_layout = UPG_KV_LAYOUT                                                                                     \
     }
+upg_math *upg_gpu_math(const upg_gpu_api *device, const upg_backend_options *options, const upg_math_sizes *sizes,
+                       upg_error *e);
 bool upg_gpu_accepts(const upg_weights *source);
 void upg_gpu_destroy(upg_backend *b);
 int upg_gpu_run(upg_backend *b, const upg_batch *batch, upg_error *e);

@@ -1,8 +1,10 @@
 // A GPU in software: the host build of the kernels, its groups run by the thread pool. It is how the kernels are tested
 // where there is no GPU, and slow.
 #include "backend/gpu/device.h"
+#include "codec/search_step.h"
 #include "codec/trellis.h"
 #include "kernels/kernels.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,7 +16,8 @@ _Static_assert((int)ROW_EMBED == UPG_OP_EMBED && (int)ROW_RMSNORM == UPG_OP_RMSN
                "kernels/rows.h and program.h number the ops alike");
 _Static_assert((int)CODED_INT8 == UPG_INT8 && (int)CODED_TRELLIS == UPG_TRELLIS && (int)CODED_SPARSE == UPG_SPARSE &&
                    TRELLIS_MULTIPLIER == UPG_TRELLIS_MULTIPLIER && (int)KEY_BLOCK == UPG_KV_BLOCK &&
-                   GUARD_HIGH == UPG_GUARD_HIGH && GUARD_LOW == UPG_GUARD_LOW,
+                   GUARD_HIGH == UPG_GUARD_HIGH && GUARD_LOW == UPG_GUARD_LOW && (int)SEARCH_CAP == UPG_STEP_CAP &&
+                   (int)SEARCH_STEPS == UPG_TRELLIS_STEPS,
                "kernels have the numbers of codec and program");
 
 typedef void kernel_fn(const uint32_t *group, uint8_t *weight, uint8_t *work, uint8_t *kv, const void *args);
@@ -104,6 +107,54 @@ static int launch(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     return 0;
 }
 
+static float *floats_at(upg_gpu_address at) {
+    return (float *)(uintptr_t)at;
+}
+
+static int product(upg_gpu *g, const upg_gpu_product *p, upg_error *e) {
+    (void)g, (void)e;
+    const float *a = floats_at(p->a), *b = floats_at(p->b);
+    const size_t a_row = p->a_transposed ? 1 : p->a_stride, a_col = p->a_transposed ? p->a_stride : 1,
+                 b_row = p->b_transposed ? 1 : p->b_stride, b_col = p->b_transposed ? p->b_stride : 1;
+    for (size_t i = 0; i < p->m; i++)
+        for (size_t j = 0; j < p->n; j++) {
+            float *c = floats_at(p->c) + i * p->c_stride + j, sum = 0;
+            for (size_t k = 0; k < p->k; k++) sum += a[i * a_row + k * a_col] * b[k * b_row + j * b_col];
+            *c = p->add ? *c + sum : sum;
+        }
+    return 0;
+}
+
+// x [rows][n], `stride` apart, becomes x t^-1, or x (t^T)^-1, where t [n][n] is a lower triangle.
+static void solve(float *x, size_t rows, size_t stride, const float *t, size_t t_stride, size_t n, bool transposed) {
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < n; i++) {
+            const size_t c = transposed ? i : n - 1 - i;
+            float *v = x + r * stride, sum = v[c];
+            for (size_t k = transposed ? 0 : c + 1; k < (transposed ? c : n); k++)
+                sum -= v[k] * t[transposed ? c * t_stride + k : k * t_stride + c];
+            v[c] = sum / t[c * t_stride + c];
+        }
+}
+
+static int factor(upg_gpu *g, upg_gpu_address at, upg_gpu_address z, uint32_t side, upg_error *e) {
+    (void)g, (void)e;
+    float *l = floats_at(at);
+    const size_t n = side;
+    for (size_t i = 0; i < n; i++) {
+        solve(l + i * n, 1, n, l, n, i, true);
+        for (size_t k = 0; k < i; k++) l[i * n + i] -= l[i * n + k] * l[i * n + k];
+        if (!(l[i * n + i] > 0)) return 1;
+        l[i * n + i] = sqrtf(l[i * n + i]);
+    }
+    if (z) {
+        solve(floats_at(z), n, n, l, n, n, true);
+        solve(floats_at(z), n, n, l, n, n, false);
+    }
+    for (size_t c = 0; c + 16 < n; c += 16) solve(l + (c + 16) * n + c, n - c - 16, n, l + c * n + c, n, 16, false);
+    return 0;
+}
+
 static const upg_gpu_api software_api = {.name = "software",
                                          .open = open_device,
                                          .close = close_device,
@@ -113,7 +164,9 @@ static const upg_gpu_api software_api = {.name = "software",
                                          .read = read_memory,
                                          .copy = copy_memory,
                                          .clear = clear_memory,
-                                         .launch = launch};
+                                         .launch = launch,
+                                         .product = product,
+                                         .factor = factor};
 
 static bool never(void) {
     return false;
@@ -121,4 +174,7 @@ static bool never(void) {
 static upg_backend *create(const upg_program *program, const upg_backend_options *options, upg_error *e) {
     return upg_gpu_create(&upg_backend_software, &software_api, program, options, e);
 }
-const upg_backend_api upg_backend_software = UPG_GPU_BACKEND("software", never, NULL, create);
+static upg_math *math(const upg_backend_options *options, const upg_math_sizes *sizes, upg_error *e) {
+    return upg_gpu_math(&software_api, options, sizes, e);
+}
+const upg_backend_api upg_backend_software = UPG_GPU_BACKEND("software", never, NULL, create, math);
