@@ -171,7 +171,7 @@ UPG_API int upg_generator_start(upg_generator *g, const int32_t *history, size_t
 // Draws the next token. Which one ends the answer is the caller's to say. Fails when the context is full, and where
 // the model meets a value that is not finite.
 UPG_API int upg_generator_next(upg_generator *g, upg_sampler *sampler, int32_t *token, upg_error *e);
-// [vocab_size] what the last token was drawn from; valid until the next one.
+// [vocab_size] what the last token was drawn from; valid until the next one. NULL if they are on a device that is lost.
 UPG_API const float *upg_generator_logits(const upg_generator *g);
 // Ends the answer: the sequence holds all tokens but the last one drawn. Other calls that change the session wait for
 // this one.

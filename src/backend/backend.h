@@ -23,6 +23,23 @@ typedef struct upg_backend_options {
     double *seconds;    // [n_ops] the time that each op of the program takes is added here; NULL: nothing is timed
 } upg_backend_options;
 
+// How a token is to be drawn from a row's logits: a sampler's options and what it makes of the tokens so far
+// (docs/arithmetic.md, section 13). u: its step 6.
+enum { UPG_DRAW_EDITS = 256, UPG_EDIT_BIAS = 1, UPG_EDIT_REPEAT = 2 };
+typedef struct upg_draw_edit {
+    int32_t token;
+    int what; // bits
+    float bias;
+    int count; // how often it was drawn, where that is penalised
+} upg_draw_edit;
+typedef struct upg_draw {
+    bool draws;  // on the device, if it can
+    bool logits; // are wanted on the host too
+    float temperature, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty, u;
+    int top_k, n_edits;
+    upg_draw_edit edits[UPG_DRAW_EDITS];
+} upg_draw;
+
 // A batch. Rows of one sequence are in order of position, each position following the last one stored for that
 // sequence.
 typedef struct upg_batch {
@@ -30,8 +47,9 @@ typedef struct upg_batch {
     const int32_t *tokens;    // [n_rows]
     const int32_t *positions; // [n_rows]
     const int32_t *const
-        *blocks;          // [n_rows] the block table of the row's sequence: pool block of positions 256*i..256*i+255
-    const uint8_t *wants; // [n_rows] 1: compute this row's logits
+        *blocks;           // [n_rows] the block table of the row's sequence: pool block of positions 256*i..256*i+255
+    const uint8_t *wants;  // [n_rows] 1: compute this row's logits
+    const upg_draw *draws; // [wanted rows]; NULL: nothing is drawn
     // What a buffer holds before the first op, [n_rows][width]; NULL: nothing. For GPUs, see split.c.
     const float *input;
     int input_buffer;
@@ -53,10 +71,12 @@ typedef struct upg_backend_api {
     // Runs the program. Device trouble is an error; a row with values that are not finite only has its flag set.
     int (*run)(upg_backend *b, const upg_batch *batch, upg_error *e);
     const float *(*rows)(const upg_backend *b, int buffer); // [n_rows][width] after a run; NULL: it does not say
-    const float *(*logits)(const upg_backend *b, int i);    // [vocab_size] of the i-th wanted row of the last run
-    const uint8_t *(*flags)(const upg_backend *b);          // [n_rows] of the last run: 1 where a value was not finite
-    const char *(*path)(const upg_backend *b);              // what runs: "avx512", ...
-    size_t (*memory)(const upg_backend *b);                 // bytes reserved
+    // [vocab_size] of the i-th wanted row of the last run. NULL where a draw left them on a device that is lost since.
+    const float *(*logits)(const upg_backend *b, int i);
+    int32_t (*drawn)(const upg_backend *b, int i); // the token drawn from them, or -1: none was. NULL: none ever is
+    const uint8_t *(*flags)(const upg_backend *b); // [n_rows] of the last run: 1 where a value was not finite
+    const char *(*path)(const upg_backend *b);     // what runs: "avx512", ...
+    size_t (*memory)(const upg_backend *b);        // bytes reserved
     // Blocks of the KV cache between runs, as bytes that mean the same to every run of this backend: how many one has,
     // and moving it out, in, and to another place.
     size_t (*kv_bytes)(const upg_config *c);

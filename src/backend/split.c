@@ -95,8 +95,10 @@ static int run(upg_backend *base, const upg_batch *batch, upg_error *e) {
     split_backend *b = (split_backend *)base;
     upg_batch of_part = *batch;
     of_part.wants = b->no_wants;
+    of_part.draws = NULL;
     if (b->first.backend->api->run(b->first.backend, &of_part, e)) return -1;
     of_part.wants = batch->wants;
+    of_part.draws = batch->draws;
     of_part.input = b->first.backend->api->rows(b->first.backend, b->handed);
     of_part.input_buffer = b->handed;
     if (b->rest.backend->api->run(b->rest.backend, &of_part, e)) return -1;
@@ -109,6 +111,10 @@ static int run(upg_backend *base, const upg_batch *batch, upg_error *e) {
 static const float *logits(const upg_backend *base, int i) {
     const split_backend *b = (const split_backend *)base;
     return b->rest.backend->api->logits(b->rest.backend, i);
+}
+static int32_t drawn(const upg_backend *base, int i) {
+    const split_backend *b = (const split_backend *)base;
+    return b->rest.backend->api->drawn(b->rest.backend, i);
 }
 static const uint8_t *flags(const upg_backend *base) {
     return ((const split_backend *)base)->flags;
@@ -206,6 +212,7 @@ upg_backend *upg_backend_split(const upg_backend_api *gpu, const upg_program *pr
                                .destroy = destroy,
                                .run = run,
                                .logits = logits,
+                               .drawn = gpu->drawn ? drawn : NULL,
                                .flags = flags,
                                .path = path,
                                .memory = memory,

@@ -163,9 +163,11 @@ static bool is_end(const cli_generator *g, int32_t token) {
 
 static int add_token(cli_generator *g, int32_t token, cli_show *show, void *ctx, upg_error *e) {
     float logprob = 0;
-    if (g->logprobs)
-        logprob = g->logprobs[g->n_tokens] =
-            upg_logprob(upg_generator_logits(g->generator), upg_model_vocab_size(g->model), token);
+    if (g->logprobs) {
+        const float *logits = upg_generator_logits(g->generator);
+        if (!logits) return upg_fail(e, "the device is lost");
+        logprob = g->logprobs[g->n_tokens] = upg_logprob(logits, upg_model_vocab_size(g->model), token);
+    }
     g->tokens[g->n_tokens++] = token;
     size_t shown = g->text.size;
     upg_detokenizer_push(&g->detokenizer, g->model->tokenizer, token, g->special, &g->text);

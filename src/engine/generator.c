@@ -4,6 +4,7 @@
 // (docs/arithmetic.md). So drafted tokens are run as rows behind the one that was drawn, and as long as the next draw
 // is the drafted token, the logits behind it are there already. A draw that differs makes the rest of the batch void.
 #include "engine/generator.h"
+#include "engine/sample.h"
 #include "engine/session.h"
 #include "engine/speculate.h"
 #include "upg.h"
@@ -20,6 +21,8 @@ struct upg_generator {
     bool started, drawn;
     upg_row rows[1 + UPG_DRAFT_MAX]; // the last batch: the token drawn before it, then the draft
     int n_rows, row;                 // row: its logits are those of the next draw, or of the last one
+    upg_draw *draws;                 // [1 + draft] of the rows; NULL: nothing is drawn where the session runs
+    uint64_t drawn_by;               // the sampler they are of; 0: none
     upg_generator_counts counts;
 };
 
@@ -36,7 +39,9 @@ upg_generator *upg_generator_new(upg_session *s, int sequence, int draft, upg_er
     g->adaptive = draft < 0;
     if (most > UPG_DRAFT_MAX) most = UPG_DRAFT_MAX;
     g->draft = draft < 0 || draft > most ? most : draft;
-    if (upg_drafter_init(&g->text, upg_session_context(s) + 1, g->draft > 0, e)) {
+    const size_t rows = 1 + (size_t)g->draft;
+    if ((upg_session_draws(s) && !(g->draws = upg_alloc(rows, sizeof *g->draws, e))) ||
+        upg_drafter_init(&g->text, upg_session_context(s) + 1, g->draft > 0, e)) {
         upg_generator_free(g);
         return NULL;
     }
@@ -46,6 +51,7 @@ upg_generator *upg_generator_new(upg_session *s, int sequence, int draft, upg_er
 void upg_generator_free(upg_generator *g) {
     if (!g) return;
     upg_drafter_free(&g->text);
+    free(g->draws);
     free(g);
 }
 
@@ -59,6 +65,7 @@ int upg_generator_start(upg_generator *g, const int32_t *history, size_t n, int 
     g->limit = length + (max < room ? max : room);
     g->n_rows = 1;
     g->row = 0;
+    g->drawn_by = 0;
     g->started = true;
     g->drawn = false;
     g->counts = (upg_generator_counts){0};
@@ -79,13 +86,24 @@ static int make_draft(upg_generator *g, int32_t draft[UPG_DRAFT_MAX]) {
     return upg_drafter_propose(&g->text, g->adaptive ? upg_drafter_choose(&g->text, most) : most, draft);
 }
 
-static int run(upg_generator *g, int32_t token, upg_error *e) {
+// The draft, as far as it turns out right, is the history of what is drawn behind it.
+static void prepare_draws(upg_generator *g, const upg_sampler *sampler, const int32_t *draft, int n) {
+    if (!g->draws) return;
+    for (int i = 0; i <= n; i++) {
+        if (i) g->text.tokens[g->text.n + i - 1] = draft[i - 1]; // within the limit, so there is room
+        upg_sampler_prepare(sampler, g->text.tokens, (size_t)(g->text.n + i), &g->draws[i]);
+    }
+    g->drawn_by = upg_sampler_id(sampler);
+}
+
+static int run(upg_generator *g, int32_t token, const upg_sampler *sampler, upg_error *e) {
     int32_t draft[UPG_DRAFT_MAX];
     int n = make_draft(g, draft);
     if (upg_session_truncate(g->session, g->sequence, g->text.n - 1, e)) return -1;
     for (int i = 0; i <= n; i++) g->rows[i] = (upg_row){i ? draft[i - 1] : token, g->sequence, true};
+    prepare_draws(g, sampler, draft, n);
     double start = upg_now();
-    if (upg_session_run(g->session, g->rows, 1 + n, e)) return -1;
+    if (upg_session_run_draws(g->session, g->rows, 1 + n, g->draws, e)) return -1;
     upg_drafter_measure(&g->text, 1 + n, upg_now() - start);
     g->n_rows = 1 + n;
     g->row = 0;
@@ -95,11 +113,11 @@ static int run(upg_generator *g, int32_t token, upg_error *e) {
 }
 
 // The logits behind the last token drawn: of the draft, if that was right, or of a batch.
-static int advance(upg_generator *g, upg_error *e) {
+static int advance(upg_generator *g, const upg_sampler *sampler, upg_error *e) {
     int32_t token = g->text.tokens[g->text.n - 1];
     if (g->row + 1 < g->n_rows && g->rows[g->row + 1].token == token)
         g->row++;
-    else if (run(g, token, e))
+    else if (run(g, token, sampler, e))
         return -1;
     if (upg_session_row_failed(g->session, g->row))
         return upg_fail(e, "the model met a value that is not finite at token %d", g->text.n - 1);
@@ -110,11 +128,14 @@ int upg_generator_next(upg_generator *g, upg_sampler *sampler, int32_t *token, u
     if (!g->started) return upg_fail(e, "no answer was started");
     if (g->text.n == g->text.capacity)
         return upg_fail(e, "the context of %d tokens is full", upg_session_context(g->session));
-    if (g->drawn && advance(g, e)) {
+    if (g->drawn && advance(g, sampler, e)) {
         upg_generator_finish(g, NULL);
         return -1;
     }
-    *token = upg_sample(sampler, upg_generator_logits(g), g->text.tokens, (size_t)g->text.n);
+    *token = g->drawn_by == upg_sampler_id(sampler) ? upg_session_drawn(g->session, g->row) : -1;
+    const float *logits = *token < 0 ? upg_generator_logits(g) : NULL;
+    if (logits) *token = upg_sample(sampler, logits, g->text.tokens, (size_t)g->text.n);
+    if (*token < 0) return upg_fail(e, "the device is lost");
     if (g->row + 1 < g->n_rows && g->rows[g->row + 1].token == *token) g->counts.accepted++;
     upg_drafter_push(&g->text, *token, true);
     g->drawn = true;

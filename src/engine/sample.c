@@ -3,12 +3,14 @@
 #include "program/numbers.h"
 #include "engine/sample.h"
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { REPEAT_WINDOW = 64 };
 
 struct upg_sampler {
+    uint64_t id;
     upg_sampling options;
     int vocab_size;
     upg_bias *bias;  // [options.n_bias]
@@ -70,6 +72,8 @@ upg_sampler *upg_sampler_new(int vocab_size, const upg_sampling *o, upg_error *e
     if (upg_sampling_check(o, vocab_size, e)) return NULL;
     upg_sampler *s = upg_alloc(1, sizeof *s, e);
     if (!s) return NULL;
+    static atomic_uint_fast64_t made;
+    s->id = atomic_fetch_add(&made, 1) + 1;
     s->options = *o;
     s->vocab_size = vocab_size;
     size_t n = (size_t)vocab_size;
@@ -247,6 +251,10 @@ static int filter(const upg_sampler *s, int n) {
     return n;
 }
 
+static float uniform(const upg_sampling *o, size_t position) {
+    return (float)(upg_splitmix64(o->seed, position) >> 40) * 0x1p-24f;
+}
+
 int32_t upg_sample(upg_sampler *s, const float *logits, const int32_t *history, size_t n_history) {
     const upg_sampling *o = &s->options;
     for (int i = 0; i < s->vocab_size; i++) s->logits[i] = flush(logits[i]);
@@ -268,12 +276,56 @@ int32_t upg_sample(upg_sampler *s, const float *logits, const int32_t *history, 
     n = filter(s, n);
     float total = 0, sum = 0;
     for (int i = 0; i < n; i++) total = total + s->p[i];
-    float u = (float)(upg_splitmix64(o->seed, n_history) >> 40) * 0x1p-24f;
+    const float u = uniform(o, n_history);
     for (int i = 0; i < n; i++) {
         sum = sum + s->p[i];
         if (sum > u * total) return (int32_t)(uint32_t)s->keys[i];
     }
     return (int32_t)(uint32_t)s->keys[n - 1];
+}
+
+uint64_t upg_sampler_id(const upg_sampler *s) {
+    return s->id;
+}
+
+// The edit of a token, made if there is none; NULL: there is no room.
+static upg_draw_edit *edit_of(const upg_sampler *s, upg_draw *d, int32_t token) {
+    for (int i = 0; i < d->n_edits; i++)
+        if (d->edits[i].token == token) return &d->edits[i];
+    if (token < 0 || token >= s->vocab_size || d->n_edits == UPG_DRAW_EDITS) return NULL;
+    d->edits[d->n_edits] = (upg_draw_edit){.token = token};
+    return &d->edits[d->n_edits++];
+}
+
+void upg_sampler_prepare(const upg_sampler *s, const int32_t *history, size_t n, upg_draw *d) {
+    const upg_sampling *o = &s->options;
+    d->draws = true;
+    d->temperature = o->temperature;
+    d->top_p = o->top_p;
+    d->min_p = o->min_p;
+    d->repeat_penalty = o->repeat_penalty;
+    d->presence_penalty = o->presence_penalty;
+    d->frequency_penalty = o->frequency_penalty;
+    d->u = uniform(o, n);
+    d->top_k = o->top_k;
+    d->n_edits = 0;
+    for (size_t i = 0; i < o->n_bias && d->draws; i++) {
+        upg_draw_edit *e = edit_of(s, d, o->bias[i].token);
+        d->draws = e;
+        if (e) *e = (upg_draw_edit){.token = e->token, .what = UPG_EDIT_BIAS, .bias = o->bias[i].bias};
+    }
+    const bool counts = s->counts, repeats = o->repeat_penalty != 1;
+    const size_t recent = n > REPEAT_WINDOW ? n - REPEAT_WINDOW : 0, first = !counts ? recent
+                                                                             : !repeats || o->n_prompt < recent
+                                                                                 ? o->n_prompt
+                                                                                 : recent;
+    for (size_t i = counts || repeats ? first : n; i < n && d->draws; i++) {
+        if (history[i] < 0 || history[i] >= s->vocab_size) continue;
+        upg_draw_edit *e = edit_of(s, d, history[i]);
+        d->draws = e;
+        if (e && repeats && i >= recent) e->what |= UPG_EDIT_REPEAT;
+        if (e && counts && i >= o->n_prompt) e->count++;
+    }
 }
 
 upg_log_sum upg_log_sum_of(const float *logits, int vocab_size) {

@@ -276,6 +276,8 @@ static int open_session(upg_scheduler *s, upg_error *e) {
     if (o->kv_dir && cache_hash(s, hash, e)) return -1;
     s->prefix = upg_prefix_new(s->session, o->kv_dir, o->kv_dir_bytes, hash, o->log, o->log_ctx, e);
     if (!s->prefix || upg_drafter_init(&s->drafter, o->context + 1, s->options.speculate != 0, e)) return -1;
+    if (upg_session_draws(s->session) && !(s->device_draws = upg_alloc((size_t)logits, sizeof *s->device_draws, e)))
+        return -1;
     s->stats.blocks = upg_session_blocks(s->session);
     s->stats.block_bytes = upg_session_block_bytes(s->session);
     return 0;
@@ -336,6 +338,7 @@ void upg_scheduler_free(upg_scheduler *s) {
     pthread_cond_destroy(&s->idle);
     free(s->slots);
     free(s->draws);
+    free(s->device_draws);
     free(s->rows);
     free(s->all);
     free(s);

@@ -73,6 +73,7 @@ struct upg_scheduler {
     int n_rows;
     draw *draws; // [n_parallel]
     int n_draws;
+    upg_draw *device_draws; // [max_logits] of the rows that have some; NULL: nothing is drawn where they run
     int32_t draft[UPG_DRAFT_MAX];
     int n_draft;         // of this step, for the only request
     upg_drafter drafter; // of the request `drafted`

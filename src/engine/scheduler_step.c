@@ -283,6 +283,16 @@ static int blocks_needed(const upg_scheduler *s) {
     return needed;
 }
 
+// How the device is to draw from the rows of a request. A draft, as far as it turns out right, is the history.
+static void prepare_draws(upg_scheduler *s, request *r) {
+    for (int i = 0; s->device_draws && i < r->n_logits; i++) {
+        upg_draw *d = &s->device_draws[r->first_logits + i];
+        if (i) r->tokens[r->n_tokens + i - 1] = s->draft[i - 1];
+        upg_sampler_prepare(r->sampler, r->tokens, (size_t)(r->n_tokens + i), d);
+        d->logits = r->asked.top_logprobs >= 0;
+    }
+}
+
 static void fill_rows(upg_scheduler *s) {
     int n_logits = 0;
     s->n_rows = 0;
@@ -295,6 +305,7 @@ static void fill_rows(upg_scheduler *s) {
         for (int j = 0; j < r->n_rows; j++)
             s->rows[s->n_rows++] = (upg_row){r->tokens[r->computed + j], i, last && j == r->n_rows - 1};
         for (int j = 0; j < s->n_draft; j++) s->rows[s->n_rows++] = (upg_row){s->draft[j], i, true};
+        prepare_draws(s, r);
         n_logits += r->n_logits;
     }
 }
@@ -330,9 +341,10 @@ static void draw_task(void *ctx, int task, int thread) {
     d->n_top = r->asked.top_logprobs < vocab ? r->asked.top_logprobs : vocab;
     for (bool more = true; more && d->n < r->n_logits;) {
         int i = d->n++;
-        const float *logits = upg_session_logits(s->session, r->first_logits + i);
+        const int32_t drawn = upg_session_drawn(s->session, r->first_logits + i);
+        const float *logits = drawn < 0 || d->n_top >= 0 ? upg_session_logits(s->session, r->first_logits + i) : NULL;
         // The draft, as far as it was right, is the history: its tokens are put where they would come to stand.
-        d->tokens[i] = upg_sample(r->sampler, logits, r->tokens, (size_t)(r->n_tokens + i));
+        d->tokens[i] = drawn >= 0 ? drawn : upg_sample(r->sampler, logits, r->tokens, (size_t)(r->n_tokens + i));
         if (d->n_top >= 0) {
             upg_log_sum sum = upg_log_sum_of(logits, vocab);
             d->logprobs[i] = upg_logprob_of(sum, logits[d->tokens[i]]);
@@ -484,7 +496,7 @@ static void run_step(upg_scheduler *s) {
     if (!s->n_rows) return;
     upg_error e = {""};
     double start = upg_now();
-    int rc = upg_session_run(s->session, s->rows, s->n_rows, &e);
+    int rc = upg_session_run_draws(s->session, s->rows, s->n_rows, s->device_draws, &e);
     pthread_mutex_lock(&s->mutex);
     s->stats.running = s->n_running;
     s->stats.steps++;

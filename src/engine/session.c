@@ -152,11 +152,26 @@ static int place_rows(upg_session *s, const upg_row *rows, int n_rows, upg_error
 }
 
 int upg_session_run(upg_session *s, const upg_row *rows, int n_rows, upg_error *e) {
+    return upg_session_run_draws(s, rows, n_rows, NULL, e);
+}
+
+bool upg_session_draws(const upg_session *s) {
+    return s->backend->api->drawn;
+}
+int32_t upg_session_drawn(const upg_session *s, int i) {
+    return s->backend->api->drawn ? s->backend->api->drawn(s->backend, i) : -1;
+}
+
+int upg_session_run_draws(upg_session *s, const upg_row *rows, int n_rows, const upg_draw *draws, upg_error *e) {
     if (n_rows < 1 || n_rows > s->options.max_rows)
         return upg_fail(e, "%d rows in a batch: not within 1..%d", n_rows, s->options.max_rows);
     if (place_rows(s, rows, n_rows, e)) return -1;
-    upg_batch batch = {
-        .n_rows = n_rows, .tokens = s->tokens, .positions = s->positions, .blocks = s->blocks, .wants = s->wants};
+    upg_batch batch = {.n_rows = n_rows,
+                       .tokens = s->tokens,
+                       .positions = s->positions,
+                       .blocks = s->blocks,
+                       .wants = s->wants,
+                       .draws = draws};
     if (!s->backend->api->run(s->backend, &batch, e)) return 0;
     for (int seq = 0; seq < s->options.n_sequences; seq++)
         release(s, &s->sequences[seq], s->sequences[seq].length - s->grown[seq]);

@@ -4,13 +4,18 @@
 // keeps it for later. Positions of a block never change once they are written, so a full one may be shared freely; one
 // that is not may be written by one sequence only.
 #pragma once
-#include "base/thread.h"
+#include "backend/backend.h"
 
 int upg_session_sequences(const upg_session *s);
 // Rows that may be run behind one whose logits are wanted, with theirs: 0 if logits depend on how rows are batched.
 int upg_session_rows_ahead(const upg_session *s);
-const char *upg_session_device(const upg_session *s); // "cpu", "fp32", or a GPU's name: "cuda"
-upg_pool *upg_session_pool(const upg_session *s);     // to use between runs
+// As upg_session_run; draws: of the rows with logits, in their order, or NULL. Where a token was drawn, logits need not
+// be here: upg_session_logits fetches them, and is NULL if the device is lost.
+int upg_session_run_draws(upg_session *s, const upg_row *rows, int n_rows, const upg_draw *draws, upg_error *e);
+bool upg_session_draws(const upg_session *s);           // whether tokens are ever drawn where it runs
+int32_t upg_session_drawn(const upg_session *s, int i); // by the last run from logits i, or -1
+const char *upg_session_device(const upg_session *s);   // "cpu", "fp32", or a GPU's name: "cuda"
+upg_pool *upg_session_pool(const upg_session *s);       // to use between runs
 
 int upg_session_blocks(const upg_session *s);
 int upg_session_free_blocks(const upg_session *s);

@@ -25,8 +25,24 @@ typedef struct gpu_batch {
     uint32_t spans;     // [max_rows][4] rows of one sequence, one position after another: first row, rows, its position
                         // and block table. Their rows by the heads of a KV head are at most GPU_QUERIES
     uint32_t wide_spans; // [max_rows][4] the same for GPU_WIDE_QUERIES
+    uint32_t draws;      // [max_logits] gpu_draw of the wanted rows
     uint32_t flags;      // [max_rows] written: 1 where a value was not finite
+    uint32_t drawn;      // [max_logits] written: tokens, or -1
 } gpu_batch;
+
+// How a row's token is drawn: docs/arithmetic.md, section 13. u: its step 6.
+enum { GPU_DRAW_EDITS = 256, SAMPLE_NONE = 0, SAMPLE_GREEDY, SAMPLE_DRAW, SAMPLE_BIAS = 1, SAMPLE_REPEAT = 2 };
+typedef struct gpu_draw_edit {
+    uint32_t token, what; // bits: it has a bias, it is among the last 64
+    float bias;
+    uint32_t count; // how often it was drawn
+} gpu_draw_edit;
+typedef struct gpu_draw {
+    uint32_t kind; // none, greedy, draw
+    float temperature, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty, u;
+    uint32_t top_k;
+    uint32_t edits, n_edits; // [n_edits] gpu_draw_edit, each token once; n_edits at most GPU_DRAW_EDITS
+} gpu_draw;
 
 // A row op: program.h's op with addresses in place of buffers. Kinds are upg_op_kind's, and GPU_CHECK.
 enum { GPU_CHECK = 100 };
@@ -106,6 +122,11 @@ typedef struct gpu_search_args {
     uint32_t error;          // [rows][n] f32 written: target less what the codes stand for; 0: not
 } gpu_search_args;
 
+typedef struct gpu_sample_args {
+    gpu_batch batch;
+    uint32_t logits, n; // [wanted rows][n] f32
+} gpu_sample_args;
+
 // Every kernel: X(name, struct of its arguments).
 #define GPU_KERNELS(X)                                                                                                 \
     X(kernel_rows, gpu_rows_args)                                                                                      \
@@ -114,4 +135,5 @@ typedef struct gpu_search_args {
     X(kernel_attention_4, gpu_attention_args)                                                                          \
     X(kernel_attention_8, gpu_attention_args)                                                                          \
     X(kernel_join, gpu_attention_args)                                                                                 \
+    X(kernel_sample, gpu_sample_args)                                                                                  \
     X(kernel_search, gpu_search_args)

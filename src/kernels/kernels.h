@@ -4,4 +4,5 @@
 #include "kernels/expand.h"
 #include "kernels/linear.h"
 #include "kernels/rows.h"
+#include "kernels/sample.h"
 #include "kernels/search.h"

@@ -83,6 +83,9 @@ FN void take_least(LOCAL uint32_t *at, uint32_t v) {
 FN void take_one_least(LOCAL uint32_t *at, uint32_t v) { // by some lanes
     atomicMin(at, v);
 }
+FN uint32_t take_place(LOCAL uint32_t *n) { // adds 1 and gives what was there
+    return atomicAdd(n, 1);
+}
 // out[i] = the largest, or the sum, of in[32*i .. 32*i+31], for i < 8. A phase of its own.
 FN void max_of_32(const float *in, float *out) {
     float v = in[threadIdx.x];
@@ -150,6 +153,9 @@ FN void take_least(LOCAL uint32_t *at, uint32_t v) {
 }
 FN void take_one_least(LOCAL uint32_t *at, uint32_t v) {
     take_least(at, v);
+}
+FN uint32_t take_place(LOCAL uint32_t *n) {
+    return (*n)++;
 }
 FN void max_of_32(const float *in, float *out) {
     for (int i = 0; i < 256; i++) out[i / 32] = i % 32 && out[i / 32] > in[i] ? out[i / 32] : in[i];

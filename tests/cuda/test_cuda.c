@@ -3,6 +3,7 @@
 // chunking.
 #include "../engine/engine_helpers.h"
 #include "backend/backend.h"
+#include "engine/sample.h"
 #include "engine/session.h"
 #include "engine/shape.h"
 #ifdef UPG_CUDA
@@ -307,6 +308,73 @@ static void gpu_codes(void **state) {
     compare_codes("cuda");
 }
 
+// What a device draws is what the sampler draws from its logits, or nothing.
+static void compare_draws(const char *device) {
+    if (access(DEFAULT_MODEL, R_OK)) return;
+    static const upg_bias biases[] = {{17, 3}, {18, -100}, {300, .25f}, {5, 0}};
+    static const upg_sampling all[] = {
+        {.top_p = 1, .repeat_penalty = 1},
+        {.top_p = 1, .repeat_penalty = 1.3f, .bias = biases, .n_bias = COUNT(biases)},
+        {.temperature = .3f, .top_p = 1, .repeat_penalty = 1},
+        {.temperature = .7f, .top_k = 20, .top_p = .9f, .min_p = .05f, .repeat_penalty = .9f},
+        {.temperature = 30, .top_k = 50, .top_p = 1, .repeat_penalty = 1},
+        {.temperature = .4f, .top_p = .5f, .repeat_penalty = 1.1f, .presence_penalty = .5f, .n_prompt = 3},
+        {.temperature = .5f, .min_p = .2f, .top_p = 1, .repeat_penalty = 1, .frequency_penalty = -.7f, .n_prompt = 70},
+        {.temperature = 3, .top_p = .99f, .repeat_penalty = 1, .bias = biases, .n_bias = COUNT(biases)},
+        {.temperature = 50, .top_p = 1, .repeat_penalty = 1}, // too many for the device
+        {.temperature = .2f, .top_p = 1, .repeat_penalty = 1, .frequency_penalty = 1}};
+    enum { ROWS = COUNT(all), HISTORY = 400 };
+    upg_error e = {""};
+    upg_model *m = open_model(DEFAULT_MODEL);
+    const int vocab = upg_model_vocab_size(m);
+    upg_session *s =
+        open_session(m, &(upg_session_options){
+                            .device = device, .context = 8, .n_sequences = ROWS, .max_rows = ROWS, .max_logits = ROWS});
+    upg_draw *draws = calloc(ROWS, sizeof *draws);
+    int32_t history[HISTORY];
+    upg_sampler *samplers[ROWS];
+    assert_non_null(draws);
+    assert_true(upg_session_draws(s));
+    int drawn = 0;
+    for (int round = 0; round < 4; round++) {
+        upg_row rows[ROWS];
+        for (int i = 0; i < HISTORY; i++) history[i] = (i * i * (7 + round) + 11 * i) % (round < 3 ? 60 : vocab);
+        for (int i = 0; i < ROWS; i++) {
+            upg_sampling o = all[i];
+            o.seed = (uint64_t)(round * ROWS + i);
+            samplers[i] = upg_sampler_new(vocab, &o, &e);
+            assert_non_null(samplers[i]);
+            upg_sampler_prepare(samplers[i], history, HISTORY, &draws[i]);
+            rows[i] = (upg_row){(i * 997 + round * 31) % vocab, i, true};
+        }
+        draws[2].logits = round % 2;
+        if (upg_session_run_draws(s, rows, ROWS, draws, &e)) fail_msg("%s", e.message);
+        for (int i = 0; i < ROWS; i++) {
+            const int32_t token = upg_session_drawn(s, i),
+                          want = upg_sample(samplers[i], upg_session_logits(s, i), history, HISTORY);
+            if (token >= 0 && token != want) fail_msg("round %d, sampling %d: token %d, not %d", round, i, token, want);
+            drawn += token >= 0;
+            if (i == 8) assert_int_equal(token, -1);
+            if (i == 9) assert_int_equal(token < 0, round == 3); // more tokens to edit than a device takes
+            upg_sampler_free(samplers[i]);
+        }
+    }
+    assert_true(drawn >= 4 * (ROWS - 3));
+    free(draws);
+    upg_session_free(s);
+    upg_model_free(m);
+}
+
+static void software_draws(void **state) {
+    (void)state;
+    compare_draws("software");
+}
+static void gpu_draws(void **state) {
+    (void)state;
+    require_gpu();
+    compare_draws("cuda");
+}
+
 static int make_folder(void **state) {
     (void)state;
     snprintf(folder, sizeof folder, "/tmp/upg-cuda-XXXXXX");
@@ -322,7 +390,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(software_models), cmocka_unit_test(software_tales), cmocka_unit_test(software_split),
         cmocka_unit_test(software_blocks), cmocka_unit_test(software_codes), cmocka_unit_test(gpu_codes),
-        cmocka_unit_test(gpu_blocks),      cmocka_unit_test(gpu_split),      cmocka_unit_test(gpu_models),
-        cmocka_unit_test(gpu_tales),       cmocka_unit_test(gpu_shapes),     cmocka_unit_test(gpu_phi4)};
+        cmocka_unit_test(software_draws),  cmocka_unit_test(gpu_draws),      cmocka_unit_test(gpu_blocks),
+        cmocka_unit_test(gpu_split),       cmocka_unit_test(gpu_models),     cmocka_unit_test(gpu_tales),
+        cmocka_unit_test(gpu_shapes),      cmocka_unit_test(gpu_phi4)};
     return cmocka_run_group_tests(tests, make_folder, clean_up);
 }

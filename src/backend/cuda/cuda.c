@@ -390,8 +390,8 @@ static int launch(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     cuda_gpu *g = (cuda_gpu *)base;
     CUdeviceptr weight = l->weight, work = l->work, kv = l->kv;
     void *params[] = {&weight, &work, &kv, (void *)l->args};
-    return start(g, g->kernels[l->kernel], l->groups, l->kernel == UPG_GPU_kernel_rows ? 1024 : GROUP_LANES, 0, params,
-                 e);
+    const bool wide = l->kernel == UPG_GPU_kernel_rows || l->kernel == UPG_GPU_kernel_sample; // ROW_LANES
+    return start(g, g->kernels[l->kernel], l->groups, wide ? 1024 : GROUP_LANES, 0, params, e);
 }
 
 static int words_of(const gpu_matrix *w) {

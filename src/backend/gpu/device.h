@@ -89,9 +89,9 @@ upg_backend *upg_gpu_create(const upg_backend_api *backend, const upg_gpu_api *d
     {                                                                                                                  \
         .name = (name_), .accepts = upg_gpu_accepts, .present = (present_), .prepare = (prepare_), .math = (math_),    \
         .create = (create_), .destroy = upg_gpu_destroy, .run = upg_gpu_run, .logits = upg_gpu_logits,                 \
-        .flags = upg_gpu_flags, .path = upg_gpu_path, .memory = upg_gpu_memory, .kv_bytes = upg_kv_block_bytes,        \
-        .kv_read = upg_gpu_kv_read, .kv_write = upg_gpu_kv_write, .kv_copy = upg_gpu_kv_copy,                          \
-        .kv_layout = UPG_KV_LAYOUT                                                                                     \
+        .drawn = upg_gpu_drawn, .flags = upg_gpu_flags, .path = upg_gpu_path, .memory = upg_gpu_memory,                \
+        .kv_bytes = upg_kv_block_bytes, .kv_read = upg_gpu_kv_read, .kv_write = upg_gpu_kv_write,                      \
+        .kv_copy = upg_gpu_kv_copy, .kv_layout = UPG_KV_LAYOUT                                                         \
     }
 upg_math *upg_gpu_math(const upg_gpu_api *device, const upg_backend_options *options, const upg_math_sizes *sizes,
                        upg_error *e);
@@ -99,6 +99,7 @@ bool upg_gpu_accepts(const upg_weights *source);
 void upg_gpu_destroy(upg_backend *b);
 int upg_gpu_run(upg_backend *b, const upg_batch *batch, upg_error *e);
 const float *upg_gpu_logits(const upg_backend *b, int i);
+int32_t upg_gpu_drawn(const upg_backend *b, int i);
 const uint8_t *upg_gpu_flags(const upg_backend *b);
 const char *upg_gpu_path(const upg_backend *b);
 size_t upg_gpu_memory(const upg_backend *b);

@@ -11,6 +11,8 @@
 enum {
     SPLIT_ROWS = 64, // attention of at most so many rows is split by blocks of keys
     GRAPH_ROWS = 64, // runs of at most so many rows are kept as graphs
+    DRAW_WORDS = sizeof(gpu_draw) / 4,
+    EDIT_WORDS = sizeof(gpu_draw_edit) / 4,
     ALIGN = 256
 };
 
@@ -37,6 +39,7 @@ typedef struct gpu_backend {
     uint32_t *staged;  // [batch_words] the batch on the host
     uint32_t *results; // what a run reads: flags, and behind them logits [max_logits][vocab_size]
     uint8_t *flags;
+    bool *there; // [max_logits] results have this row's logits
     // The run in progress
     uint32_t n_rows, n_wanted, n_blocks, n_queries, staged_words; // n_queries: of a span and KV head, at most
     uint32_t n_wide;                                              // wide spans
@@ -67,8 +70,9 @@ static void lay_out_batch(gpu_backend *b) {
     t->wanted = take(b, (size_t)b->options.max_logits);
     t->spans = take(b, 4 * rows);
     t->wide_spans = take(b, 4 * rows);
+    t->draws = take(b, (size_t)b->options.max_logits * DRAW_WORDS);
     b->max_blocks = (uint32_t)((b->options.n_positions + UPG_KV_BLOCK - 1) / UPG_KV_BLOCK);
-    b->tables = take(b, rows * b->max_blocks);
+    b->tables = take(b, rows * b->max_blocks + (size_t)b->options.max_logits * GPU_DRAW_EDITS * EDIT_WORDS);
     b->batch_words = b->words;
 }
 
@@ -117,6 +121,7 @@ static void lay_out_rows(gpu_backend *b, const upg_config *c) {
     for (int i = 0; i < p->n_buffers; i++)
         if (i != p->logits) b->buffers[i] = take(b, (size_t)b->options.max_rows * (size_t)p->widths[i]);
     b->rows.batch.flags = take(b, (size_t)b->options.max_rows);
+    b->rows.batch.drawn = take(b, (size_t)b->options.max_logits);
     b->buffers[p->logits] = take(b, (size_t)b->options.max_logits * (size_t)p->widths[p->logits]);
     b->result_words = b->words - b->rows.batch.flags;
     for (int i = 0; i < p->n_weights; i++)
@@ -264,7 +269,8 @@ static int reserve(gpu_backend *b, upg_error *e) {
                  work = (size_t)b->words * 4;
     if (!(b->staged = upg_arena_take(&b->host, b->batch_words, 4, e)) ||
         !(b->results = upg_arena_take(&b->host, b->result_words, 4, e)) ||
-        !(b->flags = upg_arena_take(&b->host, rows, 1, e)))
+        !(b->flags = upg_arena_take(&b->host, rows, 1, e)) ||
+        !(b->there = upg_arena_take(&b->host, (size_t)b->options.max_logits, 1, e)))
         return -1;
     if (b->api->pin) b->api->pin(b->gpu, b->staged, (size_t)b->batch_words * 4);
     if (b->api->pin) b->api->pin(b->gpu, b->results, (size_t)b->result_words * 4);
@@ -354,6 +360,34 @@ static void stage_batch(gpu_backend *b, const upg_batch *batch) {
     while (b->n_blocks < blocks) b->n_blocks *= 2;
     if (b->n_blocks > b->max_blocks) b->n_blocks = b->max_blocks;
     b->staged_words = b->tables + n_tables * b->max_blocks;
+}
+
+// Behind the block tables: what the draws change.
+static void stage_draws(gpu_backend *b, const upg_draw *draws) {
+    uint32_t *s = b->staged;
+    for (uint32_t i = 0; draws && i < b->n_wanted; i++) {
+        const upg_draw *from = &draws[i];
+        gpu_draw d = {.kind = !from->draws                ? SAMPLE_NONE
+                              : from->temperature == 0.0f ? SAMPLE_GREEDY
+                                                          : SAMPLE_DRAW,
+                      .temperature = from->temperature,
+                      .top_p = from->top_p,
+                      .min_p = from->min_p,
+                      .repeat_penalty = from->repeat_penalty,
+                      .presence_penalty = from->presence_penalty,
+                      .frequency_penalty = from->frequency_penalty,
+                      .u = from->u,
+                      .top_k = (uint32_t)from->top_k,
+                      .edits = b->staged_words,
+                      .n_edits = from->draws ? (uint32_t)from->n_edits : 0};
+        memcpy(s + b->rows.batch.draws + i * DRAW_WORDS, &d, sizeof d);
+        for (uint32_t k = 0; k < d.n_edits; k++) {
+            const upg_draw_edit *e = &from->edits[k];
+            const gpu_draw_edit edit = {(uint32_t)e->token, (uint32_t)e->what, e->bias, (uint32_t)e->count};
+            memcpy(s + b->staged_words, &edit, sizeof edit);
+            b->staged_words += EDIT_WORDS;
+        }
+    }
 }
 
 static gpu_row_op row_op(const gpu_backend *b, const upg_op *op) {
@@ -458,7 +492,15 @@ static int wait(gpu_backend *b, upg_error *e) {
     return b->options.seconds ? b->api->read(b->gpu, b->results, b->work, 4, e) : 0;
 }
 
-static int run_ops(gpu_backend *b, upg_error *e) {
+static int run_draws(gpu_backend *b, upg_error *e) {
+    const uint32_t vocab = (uint32_t)b->program->config->vocab_size;
+    const gpu_sample_args a = {.batch = b->rows.batch, .logits = b->buffers[b->program->logits], .n = vocab};
+    const upg_gpu_launch l = {
+        .kernel = UPG_GPU_kernel_sample, .groups = {b->n_wanted, 1, 1}, .work = b->work, .args = &a};
+    return b->api->launch(b->gpu, &l, e);
+}
+
+static int run_ops(gpu_backend *b, bool draws, upg_error *e) {
     const upg_program *p = b->program;
     b->gathered = false;
     for (int i = 0, next; i < p->n_ops && b->n_rows; i = next) {
@@ -478,13 +520,41 @@ static int run_ops(gpu_backend *b, upg_error *e) {
     a.n_ops = 1;
     a.ops[0] =
         (gpu_row_op){.kind = GPU_CHECK, .in = b->buffers[p->logits], .in_stride = vocab, .n = vocab, .gathered = 1};
-    return launch_rows(b, &a, 0, e);
+    return launch_rows(b, &a, 0, e) || (draws && run_draws(b, e)) ? -1 : 0;
+}
+
+static size_t logits_at(const gpu_backend *b, size_t i) {
+    return b->buffers[b->program->logits] - b->rows.batch.flags + i * (size_t)b->program->config->vocab_size;
+}
+static int read_logits(const gpu_backend *b, size_t i, upg_error *e) {
+    const size_t at = logits_at(b, i), bytes = (size_t)b->program->config->vocab_size * sizeof(float);
+    if (b->there[i]) return 0;
+    if (b->api->read(b->gpu, b->results + at, b->work + 4 * (b->rows.batch.flags + at), bytes, e)) return -1;
+    b->there[i] = true;
+    return 0;
+}
+
+// Reads the flags, what was drawn, and the logits that are wanted here: all, or by row those that were asked for and
+// those that nothing could be drawn from.
+static int read_results(gpu_backend *b, const upg_batch *batch, upg_error *e) {
+    const size_t rows = (size_t)batch->n_rows, wanted = b->n_wanted;
+    const uint32_t flags = b->rows.batch.flags, drawn = b->rows.batch.drawn - flags;
+    const size_t words = !wanted ? rows : batch->draws ? drawn + wanted : logits_at(b, wanted);
+    if (b->api->read(b->gpu, b->results, b->work + 4 * (uint64_t)flags, words * 4, e)) return -1;
+    for (size_t i = 0; i < rows; i++) b->flags[i] = b->results[i] != 0;
+    for (size_t i = 0; i < wanted; i++) {
+        b->there[i] = !batch->draws;
+        if (!batch->draws) b->results[drawn + i] = UINT32_MAX;
+        if ((b->results[drawn + i] == UINT32_MAX || batch->draws[i].logits) && read_logits(b, i, e)) return -1;
+    }
+    return 0;
 }
 
 int upg_gpu_run(upg_backend *base, const upg_batch *batch, upg_error *e) {
     gpu_backend *b = (gpu_backend *)base;
     if (upg_batch_check(batch, b->program->config, &b->options, e)) return -1;
     stage_batch(b, batch);
+    stage_draws(b, batch->draws);
     if (b->api->write(b->gpu, b->work, b->staged, (size_t)b->staged_words * 4, e)) return -1;
     if (batch->input) {
         const size_t values = b->n_rows * (size_t)b->program->widths[batch->input_buffer];
@@ -493,25 +563,24 @@ int upg_gpu_run(upg_backend *base, const upg_batch *batch, upg_error *e) {
             b->api->clear(b->gpu, b->work + 4 * (uint64_t)b->rows.batch.flags, b->n_rows * sizeof(uint32_t), e))
             return -1; // where there is no EMBED to clear the flags
     }
-    const uint64_t key =
-        (uint64_t)b->n_rows << 40 | (uint64_t)b->n_wanted << 20 | b->n_blocks << 1 | (b->n_queries > 4);
+    const bool draws = batch->draws && b->n_wanted;
+    const uint64_t key = (uint64_t)draws << 63 | (uint64_t)b->n_rows << 40 | (uint64_t)b->n_wanted << 20 |
+                         b->n_blocks << 1 | (b->n_queries > 4);
     const bool keep = b->api->begin && b->n_rows <= GRAPH_ROWS && !b->options.seconds;
     int begun = keep ? b->api->begin(b->gpu, key, e) : 0;
     if (begun < 0) return -1;
-    if (!begun && (run_ops(b, e) || (keep && b->api->end(b->gpu, key, e)))) return -1;
-    const size_t vocab = (size_t)b->program->config->vocab_size, rows = (size_t)batch->n_rows;
-    const uint32_t from = b->rows.batch.flags, before = b->buffers[b->program->logits] - from;
-    if (b->api->read(b->gpu, b->results, b->work + 4 * (uint64_t)from,
-                     (b->n_wanted ? before + b->n_wanted * vocab : rows) * 4, e))
-        return -1;
-    for (size_t i = 0; i < rows; i++) b->flags[i] = b->results[i] != 0;
-    return 0;
+    if (!begun && (run_ops(b, draws, e) || (keep && b->api->end(b->gpu, key, e)))) return -1;
+    return read_results(b, batch, e);
 }
 
 const float *upg_gpu_logits(const upg_backend *base, int i) {
     const gpu_backend *b = (const gpu_backend *)base;
-    const uint32_t before = b->buffers[b->program->logits] - b->rows.batch.flags;
-    return (const float *)(const void *)(b->results + before) + (size_t)i * (size_t)b->program->config->vocab_size;
+    if (read_logits(b, (size_t)i, NULL)) return NULL;
+    return (const float *)(const void *)(b->results + logits_at(b, (size_t)i));
+}
+int32_t upg_gpu_drawn(const upg_backend *base, int i) {
+    const gpu_backend *b = (const gpu_backend *)base;
+    return (int32_t)b->results[b->rows.batch.drawn - b->rows.batch.flags + (uint32_t)i];
 }
 const uint8_t *upg_gpu_flags(const upg_backend *base) {
     return ((const gpu_backend *)base)->flags;

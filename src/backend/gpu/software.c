@@ -16,7 +16,9 @@ _Static_assert((int)ROW_EMBED == UPG_OP_EMBED && (int)ROW_RMSNORM == UPG_OP_RMSN
                "kernels/rows.h and program.h number the ops alike");
 _Static_assert((int)CODED_INT8 == UPG_INT8 && (int)CODED_TRELLIS == UPG_TRELLIS && (int)CODED_SPARSE == UPG_SPARSE &&
                    TRELLIS_MULTIPLIER == UPG_TRELLIS_MULTIPLIER && (int)KEY_BLOCK == UPG_KV_BLOCK &&
-                   GUARD_HIGH == UPG_GUARD_HIGH && GUARD_LOW == UPG_GUARD_LOW && (int)SEARCH_CAP == UPG_STEP_CAP &&
+                   GUARD_HIGH == UPG_GUARD_HIGH && GUARD_LOW == UPG_GUARD_LOW &&
+                   (int)GPU_DRAW_EDITS == UPG_DRAW_EDITS && (int)SAMPLE_BIAS == UPG_EDIT_BIAS &&
+                   (int)SAMPLE_REPEAT == UPG_EDIT_REPEAT && (int)SEARCH_CAP == UPG_STEP_CAP &&
                    (int)SEARCH_STEPS == UPG_TRELLIS_STEPS,
                "kernels have the numbers of codec and program");
 
