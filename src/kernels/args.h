@@ -95,6 +95,7 @@ typedef struct gpu_linear_args {
     gpu_matrix w;
     gpu_quantised x;
     uint32_t y, y_stride;
+    uint32_t add; // to what y holds
     uint32_t n_rows;
 } gpu_linear_args;
 

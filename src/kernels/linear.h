@@ -50,7 +50,9 @@ KERNEL(kernel_linear, gpu_linear_args, GROUP_LANES) {
             const float scale = ((GLOBAL const float *)(GLOBAL const void *)weight)[a->w.scale + r];
             for (uint32_t i = 0; i < rows; i++) {
                 const float m = WORK(const float, a->x.m)[first + i] * 0x1.020408p-7f;
-                WORK(float, a->y)[(uint64_t)(first + i) * a->y_stride + r] = (float)MINE(total, j)[i] * (scale * m);
+                GLOBAL float *y = WORK(float, a->y) + (uint64_t)(first + i) * a->y_stride + r;
+                const float v = (float)MINE(total, j)[i] * (scale * m);
+                *y = a->add ? *y + v : v;
             }
         }
     }

@@ -386,7 +386,9 @@ static int clean_up(void **state) {
     return 0;
 }
 
-int main(void) {
+// Argument: which of them, "gpu_*".
+int main(int argc, char **argv) {
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(software_models), cmocka_unit_test(software_tales), cmocka_unit_test(software_split),
         cmocka_unit_test(software_blocks), cmocka_unit_test(software_codes), cmocka_unit_test(gpu_codes),

@@ -2,14 +2,6 @@
 #pragma once
 #include "kernels/args.h"
 
-// Products: linear_mma.cuh, linear_wgmma.cuh.
-typedef struct mma_args {
-    gpu_linear_args linear;
-    uint64_t sums;   // address of sums of parts: 64 bits, [batch rows][rows of w padded to 32], zeros before and after
-    uint32_t whole;  // few rows: blocks take whole pairs of bands
-    uint32_t stages; // more rows: groups in shared memory, 2 or 3
-} mma_args;
-
 // What ends in QUANTISE, and KV: rows_fast.cuh.
 enum { QUANTISE_ADD = 1, QUANTISE_NORM = 2, QUANTISE_SWIGLU = 4, QUANTISE_KEEP = 8 };
 typedef struct quantise_args {
@@ -28,8 +20,20 @@ typedef struct kv_args {
     uint32_t flags, positions, table, x, x_stride;
 } kv_args;
 
+// Products: linear_mma.cuh, linear_wgmma.cuh.
+typedef struct mma_args {
+    gpu_linear_args linear;
+    quantise_args quantise; // one row: what each block does first
+    uint32_t quantises;
+    uint64_t sums;   // address of sums of parts: 64 bits, [batch rows][rows of w padded to 32], zeros before and after
+    uint32_t whole;  // few rows: blocks take whole pairs of bands
+    uint32_t stages; // more rows: groups in shared memory, 2 or 3
+} mma_args;
+
 // Attention: attention_fast.cuh, attention_mma.cuh.
 typedef struct attend_args {
     gpu_attention_args attention;
-    uint64_t done; // address of counts of blocks that are done: [spans][groups of queries], zeros before and after
+    kv_args kv;
+    uint32_t turns; // heads are turned and stored by the blocks of attention, by kv
+    uint64_t done;  // address of counts of blocks that are done: [spans][groups of queries], zeros before and after
 } attend_args;

@@ -40,14 +40,49 @@ template <int DIM, int Q> FN void attend(float *work, uint8_t *kv, const attend_
 #pragma unroll
     for (int c = 0; c < WORDS; c++)
         k[c] = j < end ? ((const uint32_t *)keys)[j / 16 * (WORDS * 16) + c * 16 + j % 16] : 0;
-    const float k_scale = j < end ? scales[j] : 0, v_scale = j < end ? scales[KEY_BLOCK + j] : 0;
+    float k_scale = j < end ? scales[j] : 0, v_scale = j < end ? scales[KEY_BLOCK + j] : 0;
     const uint32_t d = j % DIM, part = j / DIM;
 #pragma unroll
     for (int i = 0; i < QUADS; i++) {
         const uint32_t quad = part + i * PARTS;
         v[i] = quad * 4 < end ? ((const uint32_t *)(keys + KEY_BLOCK * DIM))[quad * DIM + d] : 0;
     }
-    for (uint32_t i = j; i < Q * WORDS; i += 256) {
+    if (all->turns) {
+        // A warp a head: queries, and where the new key and value belong to this block, these. Keys were asked for
+        // before; what is new among them is read again.
+        __shared__ float turning[8][DIM];
+        const uint32_t slot = position % KEY_BLOCK, jobs = heads + (block == high ? 2 : 0);
+        for (uint32_t i = warp; i < jobs; i += 8) {
+            const uint32_t kv_head_of = kv_head + (i > heads ? h->n_kv_heads : 0);
+            int8_t q[V];
+            const float scale = turn_head<V>(work, &all->kv, row, i < heads ? head + i : h->n_heads + kv_head_of,
+                                             position, turning[warp], q);
+            if (i >= heads) {
+                store_head<V>(h, kv, place, slot, kv_head_of, q, scale);
+                continue;
+            }
+#pragma unroll
+            for (int c = 0; c < V; c++) ((int8_t *)qs)[i * DIM + lane * V + c] = q[c];
+            if (lane == 0) q_scale[i] = scale * a->c;
+        }
+        for (uint32_t i = heads * WORDS + j; i < Q * WORDS; i += 256) qs[i] = 0;
+        if (j >= heads && j < Q) q_scale[j] = 0;
+        __syncthreads();
+        if (block == high) {
+            if (j == slot) {
+#pragma unroll
+                for (int c = 0; c < WORDS; c++)
+                    k[c] = ((const uint32_t *)keys)[j / 16 * (WORDS * 16) + c * 16 + j % 16];
+                k_scale = scales[j];
+                v_scale = scales[KEY_BLOCK + j];
+            }
+#pragma unroll
+            for (int i = 0; i < QUADS; i++)
+                if (part + i * PARTS == slot / 4)
+                    v[i] = ((const uint32_t *)(keys + KEY_BLOCK * DIM))[slot / 4 * DIM + d];
+        }
+    }
+    for (uint32_t i = j; i < Q * WORDS && !all->turns; i += 256) {
         const uint32_t query = i / WORDS, at = (row + query / heads) * h->n_heads + head + query % heads;
         qs[i] = query < queries ? ((const uint32_t *)work)[h->q + (uint64_t)at * WORDS + i % WORDS] : 0;
         if (i % WORDS == 0) q_scale[query] = query < queries ? work[h->q_scale + at] * a->c : 0;

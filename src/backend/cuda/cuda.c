@@ -181,6 +181,14 @@ typedef struct cuda_gpu {
     CUfunction kernels[UPG_GPU_KERNELS], reorder[MAX_N], gemv[MAX_N][3][3], tile[MAX_N][2][3];
     CUfunction transpose, wide[MAX_N][2]; // wide: of groups of 128 and 256 columns
     bool transposed;                      // the quantised inputs are as wide kernels read them
+    // Row ops that have not run yet, since what comes next may do them itself: a QUANTISE of one row, and a KV.
+    struct {
+        bool quantise, heads;
+        quantise_args q;
+        kv_args kv;
+        CUdeviceptr work, cache;
+        uint32_t groups[3]; // of heads
+    } later;
     CUfunction quantise[2], quantise_cluster, heads[3], attend[2][2],
         attend_many[2]; // quantise: of 1 and 3 chunks; heads of 64, 128, 256
     graph graphs[MAX_GRAPHS];
@@ -363,7 +371,7 @@ static int stop(cuda_gpu *g) {
     CUgraph recorded = NULL;
     if (g->capturing && cu.cuStreamEndCapture(g->stream, &recorded) == CUDA_SUCCESS && recorded)
         cu.cuGraphDestroy(recorded);
-    g->capturing = false;
+    g->capturing = g->later.quantise = g->later.heads = false;
     return -1;
 }
 
@@ -386,8 +394,31 @@ static int start(cuda_gpu *g, CUfunction f, const uint32_t groups[3], uint32_t t
     return check(rc, "to start a kernel", e) ? stop(g) : 0;
 }
 
+static int start_quantise(cuda_gpu *g, CUdeviceptr work, const quantise_args *q, uint32_t rows, upg_error *e) {
+    void *params[] = {&work, (void *)q};
+    const uint32_t chunks = (q->n + 255) / 256, spread[3] = {rows * 8, 1, 1}, whole[3] = {rows, 1, 1};
+    if (g->quantise_cluster && chunks > 16 && !(q->what & QUANTISE_NORM))
+        return start(g, g->quantise_cluster, spread, (chunks + 7) / 8 * 32, 0, params, e);
+    return start(g, g->quantise[q->n > 8192], whole, q->n > 8192 ? 1024 : chunks < 8 ? 256 : chunks * 32, 0, params, e);
+}
+
+static int start_heads(cuda_gpu *g, CUdeviceptr work, CUdeviceptr cache, const kv_args *k, const uint32_t groups[3],
+                       upg_error *e) {
+    void *params[] = {&work, &cache, (void *)k};
+    return start(g, g->heads[k->heads.head_dim / 128], groups, 256, 0, params, e);
+}
+
+// Does what was put off.
+static int catch_up(cuda_gpu *g, upg_error *e) {
+    if (g->later.quantise && start_quantise(g, g->later.work, &g->later.q, 1, e)) return -1;
+    if (g->later.heads && start_heads(g, g->later.work, g->later.cache, &g->later.kv, g->later.groups, e)) return -1;
+    g->later.quantise = g->later.heads = false;
+    return 0;
+}
+
 static int launch(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     cuda_gpu *g = (cuda_gpu *)base;
+    if (catch_up(g, e)) return -1;
     CUdeviceptr weight = l->weight, work = l->work, kv = l->kv;
     void *params[] = {&weight, &work, &kv, (void *)l->args};
     const bool wide = l->kernel == UPG_GPU_kernel_rows || l->kernel == UPG_GPU_kernel_sample; // ROW_LANES
@@ -442,6 +473,17 @@ static int start_product(cuda_gpu *g, const product *p, CUfunction f, mma_args *
     return start(g, f, grid, threads, shared, params, e);
 }
 
+enum { GEMV_THREADS = 640, GEMV_MORE_THREADS = 896 };
+// Whether the blocks of a product of one row can do the quantising that was put off, each for itself.
+static bool can_quantise(const cuda_gpu *g, const product *p, uint32_t rows) {
+    const quantise_args *q = &g->later.q;
+    const gpu_linear_args *a = p->l->args;
+    const uint32_t chunks = (q->n + 255) / 256, sums = (p->pairs / (uint32_t)g->info.processors + 4) * 256;
+    return g->later.quantise && rows == 1 && p->n != 16 && chunks <= GEMV_THREADS / 32 &&
+           chunks * 1024 + p->groups * 8 + sums <= MAX_SHARED && !(a->add && a->y == q->x) &&
+           !(q->what & QUANTISE_KEEP);
+}
+
 // At most 16 rows: one kernel on all multiprocessors.
 static int few_rows(cuda_gpu *g, const product *p, uint32_t first, uint32_t rows, upg_error *e) {
     mma_args a = {0};
@@ -452,7 +494,14 @@ static int few_rows(cuda_gpu *g, const product *p, uint32_t first, uint32_t rows
     a.linear.x.m += first;
     a.linear.y += first * a.linear.y_stride;
     a.linear.n_rows = rows;
-    const uint32_t items = p->pairs * p->groups, single = p->m->args.cols * 2 + p->groups * 8;
+    const uint32_t cols = p->m->args.cols;
+    a.quantises = can_quantise(g, p, rows);
+    if (a.quantises)
+        a.quantise = g->later.q;
+    else if (catch_up(g, e))
+        return -1;
+    const uint32_t items = p->pairs * p->groups,
+                   single = (a.quantises ? (cols + 255) / 256 * 1024 : cols * 2) + p->groups * 8;
     uint32_t blocks = (uint32_t)g->info.processors, size, shared;
     for (;; blocks *= 2) { // more where a block's sums would not fit
         if (blocks > items) blocks = items;
@@ -462,8 +511,13 @@ static int few_rows(cuda_gpu *g, const product *p, uint32_t first, uint32_t rows
         shared = of_block * (size * 128 + 128) + (one ? single : 0);
         if (shared <= MAX_SHARED || blocks == items) break;
     }
+    // A warp an item where that is possible: one round, not two of which the second is nearly empty.
+    const uint32_t each = (items + blocks - 1) / blocks;
+    const bool few = each > GEMV_THREADS / 32 && each <= GEMV_MORE_THREADS / 32;
     a.whole = p->pairs >= 8 * blocks;
-    const uint32_t grid[3] = {blocks, 1, 1}, threads = p->n == 16 || rows > 8 ? 512 : 640;
+    const uint32_t grid[3] = {blocks, 1, 1}, threads = p->n == 16 || rows > 8 ? 512
+                                                       : rows == 1 && few     ? GEMV_MORE_THREADS
+                                                                              : GEMV_THREADS;
     return start_product(g, p, g->gemv[p->n][size / 8][p->m->args.b / 128], &a, grid, threads, shared, e);
 }
 
@@ -508,6 +562,7 @@ static int linear(upg_gpu *base, const upg_gpu_matrix *m, const upg_gpu_launch *
     gpu_linear_args a;
     memcpy(&a, l->args, sizeof a);
     const product p = {m, l, words_of(&m->args), (m->args.rows + 31) / 32, m->args.cols / m->args.b};
+    if ((!m->order || a.n_rows > 1) && catch_up(g, e)) return -1;
     if (!m->order) return transpose(g, &p, false, e) ? -1 : 1;
     const int rc = many_rows(g, &p, a.n_rows, e);
     if (rc <= 0) return rc;
@@ -572,6 +627,7 @@ static uint32_t match_quantise(const gpu_rows_args *a, quantise_args *q) {
 static int rows(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     cuda_gpu *g = (cuda_gpu *)base;
     g->transposed = false;
+    g->later.quantise = g->later.heads = false; // who read them has done them
     gpu_rows_args head;
     memcpy(&head, l->args, sizeof head);
     const gpu_row_op *last = &head.ops[head.n_ops - 1];
@@ -585,22 +641,23 @@ static int rows(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     upg_gpu_launch first = *l;
     first.args = &head;
     if (head.n_ops && launch(base, &first, e)) return -1;
-    CUdeviceptr work = l->work, cache = l->kv;
     if (!kv) {
-        void *params[] = {&work, &q};
-        const uint32_t chunks = (q.n + 255) / 256, spread[3] = {l->groups[0] * 8, 1, 1};
-        if (g->quantise_cluster && chunks > 16 && !(q.what & QUANTISE_NORM))
-            return start(g, g->quantise_cluster, spread, (chunks + 7) / 8 * 32, 0, params, e);
-        return start(g, g->quantise[q.n > 8192], l->groups,
-                     q.n > 8192   ? 1024
-                     : chunks < 8 ? 256
-                                  : chunks * 32,
-                     0, params, e);
+        if (l->groups[0] > 1 || q.what & (QUANTISE_ADD | QUANTISE_SWIGLU))
+            return start_quantise(g, l->work, &q, l->groups[0], e);
+        g->later.quantise = true;
+        g->later.q = q;
+        g->later.work = l->work;
+        return 0;
     }
-    kv_args k = {*h, head.batch.flags, head.batch.positions, head.batch.table, tail.in, tail.in_stride};
-    void *params[] = {&work, &cache, &k};
-    const uint32_t grid[3] = {l->groups[0], (h->n_heads + 2 * h->n_kv_heads + 7) / 8, 1};
-    return start(g, g->heads[h->head_dim / 128], grid, 256, 0, params, e);
+    const kv_args k = {*h, head.batch.flags, head.batch.positions, head.batch.table, tail.in, tail.in_stride};
+    const uint32_t groups[3] = {l->groups[0], (h->n_heads + 2 * h->n_kv_heads + 7) / 8, 1};
+    if (h->head_dim > 128) return start_heads(g, l->work, l->kv, &k, groups, e);
+    g->later.heads = true;
+    g->later.kv = k;
+    g->later.work = l->work;
+    g->later.cache = l->kv;
+    memcpy(g->later.groups, groups, sizeof groups);
+    return 0;
 }
 
 static int attention(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
@@ -608,8 +665,17 @@ static int attention(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     attend_args a = {.done = g->done};
     memcpy(&a.attention, l->args, sizeof a.attention);
     const uint32_t dim = a.attention.heads.head_dim;
-    if (g->info.major < 8 || (dim != 64 && dim != 128)) return 1;
-    if ((uint64_t)l->groups[0] * l->groups[1] * sizeof(uint32_t) > DONE) return 1;
+    if (g->info.major < 8 || (dim != 64 && dim != 128) ||
+        (uint64_t)l->groups[0] * l->groups[1] * sizeof(uint32_t) > DONE)
+        return catch_up(g, e) ? -1 : 1;
+    // Blocks of attention turn the heads they need themselves where their queries are of one row.
+    a.turns = g->later.heads && a.attention.n_blocks && a.attention.queries <= a.attention.heads_a_group;
+    if (a.turns) {
+        a.kv = g->later.kv;
+        g->later.heads = false;
+    } else if (catch_up(g, e)) {
+        return -1;
+    }
     CUdeviceptr work = l->work, kv = l->kv;
     void *params[] = {&work, &kv, &a};
     const uint32_t many[3] = {a.attention.n_wide, l->groups[1], 1};

@@ -22,7 +22,7 @@ ALL_N(REORDER)
 // Started with 640 threads where 1024 are allowed: 64 registers each leave room on the multiprocessor for the first
 // blocks of the kernels that come next.
 #define GEMV(n, rows, units)                                                                                           \
-    extern "C" __global__ void __launch_bounds__(n == 16 || rows == 16 ? 512 : 1024, 1)                                \
+    extern "C" __global__ void __launch_bounds__(n == 16 || rows == 16 ? 512 : rows == 8 ? 640 : 1024, 1)                             \
         gemv_##n##_##rows##_##units(const uint8_t *weight, float *work, const __grid_constant__ mma_args a) {          \
         gemv<n, rows, units>(weight, work, &a);                                                                        \
     }

@@ -11,28 +11,45 @@
 // batch, and where a column of the matrix stands in its 32 is whatever suits: both operands agree.
 #pragma once
 #include "backend/cuda/args.h"
+#include "backend/cuda/rows_fast.cuh"
 #include "kernels/codes.h"
 
 enum { UNIT_COLS = 64, TILE_PAIRS = 8, TILE_THREADS = 64 * TILE_PAIRS };
 
 // ---- Words of a lane ----
 
-template <bool STREAMED, typename T> FN T load(const T *p) {
-    return STREAMED ? __ldcs(p) : *p;
+// Streamed ones are volatile: they are asked for where it says so, not when they are needed.
+template <bool STREAMED> FN void load_4(const uint32_t *p, uint32_t *w) {
+    if (STREAMED) {
+        asm volatile("ld.global.cs.v4.u32 {%0,%1,%2,%3},[%4];"
+                     : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3])
+                     : "l"(p));
+        return;
+    }
+    const uint4 v = *(const uint4 *)p;
+    w[0] = v.x, w[1] = v.y, w[2] = v.z, w[3] = v.w;
+}
+template <bool STREAMED> FN void load_2(const uint32_t *p, uint32_t *w) {
+    if (STREAMED) {
+        asm volatile("ld.global.cs.v2.u32 {%0,%1},[%2];" : "=r"(w[0]), "=r"(w[1]) : "l"(p));
+        return;
+    }
+    const uint2 v = *(const uint2 *)p;
+    w[0] = v.x, w[1] = v.y;
+}
+template <bool STREAMED> FN void load_1(const uint32_t *p, uint32_t *w) {
+    if (STREAMED)
+        asm volatile("ld.global.cs.u32 %0,[%1];" : "=r"(w[0]) : "l"(p));
+    else
+        w[0] = *p;
 }
 template <int N, bool STREAMED = true> FN void load_words(const uint32_t *unit, uint32_t *w) {
     const uint32_t lane = threadIdx.x % 32;
     constexpr int fours = N / 4;
 #pragma unroll
-    for (int i = 0; i < fours; i++) {
-        const uint4 v = load<STREAMED>((const uint4 *)unit + i * 32 + lane);
-        w[4 * i] = v.x, w[4 * i + 1] = v.y, w[4 * i + 2] = v.z, w[4 * i + 3] = v.w;
-    }
-    if (N % 4 >= 2) {
-        const uint2 v = load<STREAMED>((const uint2 *)(unit + fours * 128) + lane);
-        w[4 * fours] = v.x, w[4 * fours + 1] = v.y;
-    }
-    if (N % 2) w[N - 1] = load<STREAMED>(unit + (N - 1) * 32 + lane);
+    for (int i = 0; i < fours; i++) load_4<STREAMED>(unit + i * 128 + lane * 4, w + 4 * i);
+    if (N % 4 >= 2) load_2<STREAMED>(unit + fours * 128 + lane * 2, w + 4 * fours);
+    if (N % 2) load_1<STREAMED>(unit + (N - 1) * 32 + lane, w + N - 1);
 }
 // Where word i of a lane lies in its unit.
 template <int N> FN uint32_t word_at(uint32_t lane, uint32_t i) {
@@ -113,6 +130,11 @@ FN int32_t offset_of(int32_t q_sum, uint32_t d) {
     return ((1 << d) >> 1) - 127 * q_sum;
 }
 
+FN void put_product(float *work, const gpu_linear_args *a, uint32_t row, uint32_t at, float v) {
+    float *y = work + a->y + (uint64_t)row * a->y_stride + at;
+    *y = a->add ? *y + v : v;
+}
+
 // ---- One to sixteen rows ----
 //
 // The matrix is a list of items, 32 rows by a group each, row by row. A block takes an equal run of them, whose ends
@@ -154,37 +176,70 @@ template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float 
     if (item < end)
 #pragma unroll
         for (int c = 0; c < UNITS; c++) load_words<N>(next + c * 32 * N, w[c]);
-    uint32_t *x = shared;                                            // single: [cols/2] inputs, {x0, x1, x0, x1}
-    int32_t *offset = (int32_t *)(shared + (single ? cols / 2 : 0)); // single: [groups]
-    uint32_t *shifts = (uint32_t *)offset + (single ? groups : 0);   // single: [groups]
-    float *scales = (float *)shifts + (single ? groups : 0);         // [n_pairs][32]
-    int32_t *red = (int32_t *)(scales + n_pairs * 32);               // [n_pairs][ROWS][32]
+    uint32_t *x = shared; // single: [cols/2] inputs, {x0, x1, x0, x1}
+    int32_t *offset = (int32_t *)(shared + (!single        ? 0
+                                            : a->quantises ? (cols + 255) / 256 * 256
+                                                           : cols / 2)); // single: [groups]
+    uint32_t *shifts = (uint32_t *)offset + (single ? groups : 0);       // single: [groups]
+    float *scales = (float *)shifts + (single ? groups : 0);             // [n_pairs][32]
+    int32_t *red = (int32_t *)(scales + n_pairs * 32);                   // [n_pairs][ROWS][32]
     const float *scale = (const float *)weight + a->linear.w.scale + pair0 * 32;
-    if (threadIdx.x < n_pairs && pair0 * 32 + threadIdx.x * 32 < a->linear.w.rows)
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(scale + threadIdx.x * 32));
     for (uint32_t i = threadIdx.x; i < n_pairs * ROWS * 32; i += blockDim.x) red[i] = 0;
+    for (uint32_t i = threadIdx.x; i < n_pairs * 32; i += blockDim.x)
+        scales[i] = pair0 * 32 + i < a->linear.w.rows ? scale[i] : 0;
+    float factors[8];
+    if (single && a->quantises) quantise_factors(work, &a->quantise, factors);
     begin(); // weights and scales do not depend on what runs before
     const uint32_t *q = (const uint32_t *)work + a->linear.x.q, *d = (const uint32_t *)work + a->linear.x.d,
                    stride_x = a->linear.x.stride;
     const int32_t *q_sum = (const int32_t *)work + a->linear.x.q_sum;
-    const float m = single ? work[a->linear.x.m] * 0x1.020408p-7f : 0;
-    if (single) {
-        for (uint32_t i = threadIdx.x; i < cols / 4; i += blockDim.x) {
-            const uint32_t v = q[i];
-            ((uint2 *)x)[i] = make_uint2(__byte_perm(v, 0, 0x1010), __byte_perm(v, 0, 0x3232));
+    float m = 0;
+    if (single && a->quantises) {
+        m = quantise_row<1, 1>(
+            work, &a->quantise, 0, 0, blockIdx.x == 0, (float *)x, factors, [=](const quantised_8 &v) {
+                uint4 *to = (uint4 *)x + v.i / 8;
+                to[0] = make_uint4(__byte_perm(v.word[0], 0, 0x1010), __byte_perm(v.word[0], 0, 0x3232),
+                                   __byte_perm(v.word[1], 0, 0x1010), __byte_perm(v.word[1], 0, 0x3232));
+                if (v.i % (UNITS * UNIT_COLS) == 0) {
+                    shifts[v.group] = v.shift + twice;
+                    offset[v.group] = offset_of(v.sum, v.shift) << twice;
+                }
+            });
+        m = m * 0x1.020408p-7f;
+    } else if (single) {
+        m = work[a->linear.x.m] * 0x1.020408p-7f;
+        const bool has = threadIdx.x < groups;
+        uint32_t shift = has ? d[threadIdx.x * stride_x] : 0;
+        int32_t sum = has ? q_sum[threadIdx.x * stride_x] : 0;
+        for (uint32_t from = threadIdx.x * 4; from < cols / 4; from += blockDim.x * 16) {
+            uint4 v[4]; // all on their way before the first is used
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                if (from + k * blockDim.x * 4 < cols / 4) v[k] = *(const uint4 *)(q + from + k * blockDim.x * 4);
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                const uint32_t i = from + k * blockDim.x * 4;
+                if (i >= cols / 4) continue;
+                uint4 *to = (uint4 *)x + i / 2;
+                to[0] = make_uint4(__byte_perm(v[k].x, 0, 0x1010), __byte_perm(v[k].x, 0, 0x3232),
+                                   __byte_perm(v[k].y, 0, 0x1010), __byte_perm(v[k].y, 0, 0x3232));
+                to[1] = make_uint4(__byte_perm(v[k].z, 0, 0x1010), __byte_perm(v[k].z, 0, 0x3232),
+                                   __byte_perm(v[k].w, 0, 0x1010), __byte_perm(v[k].w, 0, 0x3232));
+            }
         }
         for (uint32_t i = threadIdx.x; i < groups; i += blockDim.x) {
-            const uint32_t shift = d[i * stride_x];
+            if (i != threadIdx.x) {
+                shift = d[i * stride_x];
+                sum = q_sum[i * stride_x];
+            }
             shifts[i] = shift + twice;
-            offset[i] = offset_of(q_sum[i * stride_x], shift) << twice;
+            offset[i] = offset_of(sum, shift) << twice;
         }
     }
-    for (uint32_t i = threadIdx.x; i < n_pairs * 32; i += blockDim.x)
-        scales[i] = pair0 * 32 + i < a->linear.w.rows ? scale[i] : 0;
     __syncthreads();
     uint32_t pair = item / groups, group = item - pair * groups;
     for (; item < end; item += warps) {
-        next += warps * ITEM;
+        if (item + warps < end) next += warps * ITEM; // the last one is loaded twice
         int32_t c[NT][2][4];
         uint32_t shift[NT][2];
 #pragma unroll
@@ -242,7 +297,8 @@ template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float 
                             mma_fields<false, NT>(c, set, windows, xs, k);
                     }
             }
-            if (item + warps < end) load_words<N>(next + u * 32 * N, w[u]);
+            load_words<N>(next + u * 32 * N, w[u]);
+            __syncwarp(); // without it all loads would be put off to the end of the item
         }
         // Row of the 32: 4*g + r, r = 2*set + i/2: bands, then fours of rows, are in order.
         int32_t *to = red + (pair - pair0) * (ROWS * 32);
@@ -270,7 +326,7 @@ template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float 
             (parts > 1 && !join((unsigned long long *)a->sums + (uint64_t)row * (pairs * 32) + at, parts, &acc)))
             continue;
         const float m_row = single ? m : work[a->linear.x.m + row] * 0x1.020408p-7f;
-        work[a->linear.y + (uint64_t)row * a->linear.y_stride + at] = (float)acc * (scales[lp * 32 + r] * m_row);
+        put_product(work, &a->linear, row, at, (float)acc * (scales[lp * 32 + r] * m_row));
     }
 }
 
@@ -390,8 +446,8 @@ FN void tile_half(const uint8_t *weight, float *work, const mma_args *a, uint8_t
             int32_t acc = total[nt][i];
             if (parts > 1 && !join((unsigned long long *)a->sums + (uint64_t)n * (pairs * 32) + row, parts, &acc))
                 continue;
-            work[a->linear.y + (uint64_t)n * a->linear.y_stride + row] =
-                (float)acc * (scale[row] * (work[a->linear.x.m + n] * 0x1.020408p-7f));
+            put_product(work, &a->linear, n, row,
+                        (float)acc * (scale[row] * (work[a->linear.x.m + n] * 0x1.020408p-7f)));
         }
 }
 

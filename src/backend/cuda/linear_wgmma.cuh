@@ -161,8 +161,8 @@ template <int N, int UNITS> FN void wide(const uint8_t *weight, float *work, con
             for (int k = 0; k < 2; k++) {
                 const uint32_t n = row0 + nt * 8 + 2 * t + k;
                 if (row < a->linear.w.rows && n < a->linear.n_rows)
-                    work[a->linear.y + (uint64_t)n * a->linear.y_stride + row] =
-                        (float)total[nt][2 * i + k] * (s * (work[a->linear.x.m + n] * 0x1.020408p-7f));
+                    put_product(work, &a->linear, n, row,
+                                (float)total[nt][2 * i + k] * (s * (work[a->linear.x.m + n] * 0x1.020408p-7f)));
             }
     }
 }

@@ -41,16 +41,38 @@ template <int V> FN uint32_t largest_bits(const float *v) {
     return m;
 }
 
+// What a lane has of a row at last: columns i..i+7 as bytes, of a group with this shift and sum.
+struct quantised_8 {
+    uint32_t i, group, word[2], shift;
+    int32_t sum;
+};
+
+// What a lane's values are multiplied by after NORM, with the signs of the rotation: they do not depend on what runs
+// before. Without NORM: the signs alone.
+FN void quantise_factors(const float *work, const quantise_args *a, float *factors) {
+    const uint32_t i = threadIdx.x / 32 * 256 + threadIdx.x % 32 * 8;
+    uint32_t sign[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+#pragma unroll
+    for (int k = 0; k < 8; k++) factors[k] = 0;
+    if (i >= a->n) return;
+    if (a->what & QUANTISE_NORM) load_8(work + a->vector + i, factors);
+    if (a->rotated) load_8(work + a->sign + i, (float *)sign);
+#pragma unroll
+    for (int k = 0; k < 8; k++) factors[k] = float_of(bits_of(factors[k]) ^ sign[k]);
+}
+
 // A row is a block, or a cluster of BLOCKS blocks; a warp has 256 of its columns at a time, CHUNKS times, a lane 8 of
-// them.
-template <int CHUNKS, int BLOCKS> FN void quantise(float *work, const quantise_args *a) {
-    __shared__ float squares[CHUNKS == 1 && BLOCKS == 1 ? 32 * 256 : 1];
+// them. squares: [n] of shared memory for NORM. put takes what comes out, after all have read squares. Returns m.
+//
+// factors: of one chunk, quantise_factors' from before, or NULL.
+template <int CHUNKS, int BLOCKS, typename PUT>
+FN float quantise_row(float *work, const quantise_args *a, uint32_t row, uint32_t block, bool first, float *squares,
+                      const float *factors, PUT put) {
     __shared__ float sums[256];
     __shared__ float inverse;
     __shared__ uint32_t tops[32];
-    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32, row = blockIdx.x / BLOCKS,
-                   chunk = blockIdx.x % BLOCKS * warps + warp, n = a->n, b = a->b;
-    begin();
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32,
+                   chunk = block * warps + warp, n = a->n, b = a->b;
     uint32_t flag = 0;
     float v[CHUNKS][8];
 #pragma unroll
@@ -107,18 +129,23 @@ template <int CHUNKS, int BLOCKS> FN void quantise(float *work, const quantise_a
         __syncthreads();
         if (i < n) {
             float w[8];
-            load_8(work + a->vector + i, w);
+            if (!factors) load_8(work + a->vector + i, w);
 #pragma unroll
-            for (int k = 0; k < 8; k++) v[0][k] = (v[0][k] * inverse) * w[k];
+            for (int k = 0; k < 8; k++) v[0][k] = (v[0][k] * inverse) * (factors ? factors[k] : w[k]);
         }
     }
     uint32_t most[CHUNKS], top = 0;
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
         const uint32_t i = (c * 32 + chunk) * 256 + lane * 8;
-        if (i < n && a->what & QUANTISE_KEEP) store_8(work + a->y + (uint64_t)row * a->y_stride + i, v[c]);
+        if (first && i < n && a->what & QUANTISE_KEEP) store_8(work + a->y + (uint64_t)row * a->y_stride + i, v[c]);
         uint32_t sign[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-        if (i < n && a->rotated) load_8(work + a->sign + i, (float *)sign);
+        if (factors && !(a->what & QUANTISE_NORM)) {
+#pragma unroll
+            for (int k = 0; k < 8; k++) sign[k] = bits_of(factors[k]);
+        } else if (!factors && i < n && a->rotated) {
+            load_8(work + a->sign + i, (float *)sign);
+        }
 #pragma unroll
         for (int k = 0; k < 8; k++) v[c][k] = float_of(bits_of(guarded(v[c][k], &flag)) ^ sign[k]);
         if (a->rotated) rotate_lanes<8>(v[c], b);
@@ -145,42 +172,49 @@ template <int CHUNKS, int BLOCKS> FN void quantise(float *work, const quantise_a
     const float inv = 127.0f / float_of(top);
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
-        const uint32_t i = (c * 32 + chunk) * 256 + lane * 8, group = i / b;
+        quantised_8 out = {(c * 32 + chunk) * 256 + lane * 8};
         const int32_t e = most[c] ? (int32_t)(top >> 23) - (int32_t)(most[c] >> 23) -
                                         ((most[c] & 0x7fffff) > (top & 0x7fffff) ? 1 : 0)
                                   : 14,
                       shift = e < 14 ? e : 14;
         const float two_d = (float)(1 << (shift & 15));
-        uint32_t word[2] = {0, 0};
-        int32_t sum = 0;
 #pragma unroll
         for (int k = 0; k < 8; k++) {
             const int32_t r = zero ? 0 : (int32_t)rounded((v[c][k] * inv) * two_d);
-            word[k / 4] |= ((uint32_t)r & 255) << 8 * (k % 4);
-            sum += r;
+            out.word[k / 4] |= ((uint32_t)r & 255) << 8 * (k % 4);
+            out.sum += r;
         }
-        for (uint32_t o = 1; o < b / 8; o *= 2) sum += __shfl_xor_sync(~0u, sum, o);
-        if (i >= n) continue;
-        ((uint2 *)((uint32_t *)work + a->to.q + (uint64_t)row * (n / 4)))[i / 8] = make_uint2(word[0], word[1]);
-        if (lane % (b / 8) == 0) {
-            ((uint32_t *)work + a->to.d)[group * a->to.stride + row] = zero ? 0 : (uint32_t)shift;
-            ((int32_t *)work + a->to.q_sum)[group * a->to.stride + row] = sum;
-        }
+        for (uint32_t o = 1; o < b / 8; o *= 2) out.sum += __shfl_xor_sync(~0u, out.sum, o);
+        out.group = out.i / b;
+        out.shift = zero ? 0 : (uint32_t)shift;
+        if (out.i < n) put(out);
     }
-    if (threadIdx.x == 0 && blockIdx.x % BLOCKS == 0) work[a->to.m + row] = zero ? 0.0f : float_of(top);
+    return zero ? 0.0f : float_of(top);
 }
 
-// Heads of 32*V dimensions, which are one block of the rotation: a warp each.
-template <int V> FN void turn_heads(float *work, uint8_t *kv, const kv_args *a) {
-    __shared__ float buffer[8][32 * V];
-    const gpu_heads *h = &a->heads;
-    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = blockIdx.x, head = blockIdx.y * 8 + warp,
-                   dim = 32 * V, half = h->rotary / 2, turned = h->n_heads + h->n_kv_heads;
+// A kernel of its own: rows to memory.
+template <int CHUNKS, int BLOCKS> FN void quantise(float *work, const quantise_args *a) {
+    __shared__ __align__(16) float squares[CHUNKS == 1 && BLOCKS == 1 ? 32 * 256 : 1];
+    const uint32_t row = blockIdx.x / BLOCKS, block = blockIdx.x % BLOCKS;
     begin();
-    if (head >= turned + h->n_kv_heads) return;
-    const uint32_t position = ((const uint32_t *)work + a->positions)[row], slot = position % KEY_BLOCK,
-                   table = ((const uint32_t *)work + a->table)[row],
-                   block = ((const uint32_t *)work)[table + position / KEY_BLOCK];
+    const float m = quantise_row<CHUNKS, BLOCKS>(work, a, row, block, true, squares, NULL, [=](const quantised_8 &v) {
+        ((uint2 *)((uint32_t *)work + a->to.q + (uint64_t)row * (a->n / 4)))[v.i / 8] =
+            make_uint2(v.word[0], v.word[1]);
+        if (v.i % a->b == 0) {
+            ((uint32_t *)work + a->to.d)[v.group * a->to.stride + row] = v.shift;
+            ((int32_t *)work + a->to.q_sum)[v.group * a->to.stride + row] = v.sum;
+        }
+    });
+    if (threadIdx.x == 0 && block == 0) work[a->to.m + row] = m;
+}
+
+// A head of 32*V dimensions, which is one block of the rotation, by a warp: turned, rotated and quantised. buffer:
+// [dim] of the warp's. Returns the scale.
+template <int V>
+FN float turn_head(float *work, const kv_args *a, uint32_t row, uint32_t head, uint32_t position, float *buffer,
+                   int8_t *q) {
+    const gpu_heads *h = &a->heads;
+    const uint32_t lane = threadIdx.x % 32, dim = 32 * V, half = h->rotary / 2, turned = h->n_heads + h->n_kv_heads;
     const float *x = work + a->x + (uint64_t)row * a->x_stride + head * dim,
                 *cosine = work + h->cosine + (uint64_t)position * half,
                 *sine = work + h->sine + (uint64_t)position * half;
@@ -188,7 +222,7 @@ template <int V> FN void turn_heads(float *work, uint8_t *kv, const kv_args *a) 
 #pragma unroll
     for (int k = 0; k < V; k++) {
         v[k] = x[lane * V + k];
-        buffer[warp][lane * V + k] = v[k];
+        buffer[lane * V + k] = v[k];
     }
     __syncwarp();
     uint32_t flag = 0;
@@ -196,9 +230,9 @@ template <int V> FN void turn_heads(float *work, uint8_t *kv, const kv_args *a) 
     for (int k = 0; k < V; k++) {
         const uint32_t i = lane * V + k;
         if (head < turned && i < half) {
-            v[k] = (v[k] * cosine[i]) - (buffer[warp][i + half] * sine[i]);
+            v[k] = (v[k] * cosine[i]) - (buffer[i + half] * sine[i]);
         } else if (head < turned && i < 2 * half) {
-            v[k] = (v[k] * cosine[i - half]) + (buffer[warp][i - half] * sine[i - half]);
+            v[k] = (v[k] * cosine[i - half]) + (buffer[i - half] * sine[i - half]);
         }
         v[k] = guarded(v[k], &flag);
     }
@@ -206,32 +240,52 @@ template <int V> FN void turn_heads(float *work, uint8_t *kv, const kv_args *a) 
     rotate_lanes<V>(v, dim);
     const uint32_t m = __reduce_max_sync(~0u, largest_bits<V>(v));
     const bool zero = m < GUARD_LOW;
-    const float scale = zero ? 0.0f : float_of(m) * 0x1.020408p-7f, inv = 127.0f / float_of(m);
-    int8_t q[V];
+    const float inv = 127.0f / float_of(m);
 #pragma unroll
     for (int k = 0; k < V; k++) q[k] = (int8_t)(zero ? 0 : (int32_t)rounded(v[k] * inv));
-    if (head < h->n_heads) {
-        const uint64_t place = (uint64_t)row * h->n_heads + head;
-        int8_t *to = (int8_t *)(work + h->q) + place * dim;
+    return zero ? 0.0f : float_of(m) * 0x1.020408p-7f;
+}
+
+// Puts a key or a value of a KV head (kv_head: keys first, then values) into its slot of a block of the cache.
+template <int V>
+FN void store_head(const gpu_heads *h, uint8_t *kv, uint32_t block, uint32_t slot, uint32_t kv_head, const int8_t *q,
+                   float scale) {
+    const uint32_t lane = threadIdx.x % 32, dim = 32 * V, head_bytes = KEY_BLOCK * (2 * dim + 8);
+    const bool value = kv_head >= h->n_kv_heads;
+    uint8_t *to = kv + ((uint64_t)block * h->kv_stride + h->kv_layer) * 16 +
+                  (value ? kv_head - h->n_kv_heads : kv_head) * head_bytes + (value ? KEY_BLOCK * dim : 0);
 #pragma unroll
-        for (int k = 0; k < V; k++) to[lane * V + k] = q[k];
-        if (lane == 0) work[h->q_scale + place] = scale;
+    for (int k = 0; k < V; k++) {
+        const uint32_t i = lane * V + k;
+        if (value)
+            to[(slot / 4 * dim + i) * 4 + slot % 4] = (uint8_t)q[k];
+        else
+            to[(slot / 16 * (dim / 4) + i / 4) * 64 + slot % 16 * 4 + i % 4] = (uint8_t)q[k];
+    }
+    float *scales = (float *)(to + (value ? 1 : 2) * KEY_BLOCK * dim);
+    if (lane == 0) scales[value ? KEY_BLOCK + slot : slot] = scale;
+}
+
+// All heads of a row, a warp each.
+template <int V> FN void turn_heads(float *work, uint8_t *kv, const kv_args *a) {
+    __shared__ float buffer[8][32 * V];
+    const gpu_heads *h = &a->heads;
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = blockIdx.x, head = blockIdx.y * 8 + warp,
+                   dim = 32 * V;
+    begin();
+    if (head >= h->n_heads + 2 * h->n_kv_heads) return;
+    const uint32_t position = ((const uint32_t *)work + a->positions)[row],
+                   table = ((const uint32_t *)work + a->table)[row],
+                   block = ((const uint32_t *)work)[table + position / KEY_BLOCK];
+    int8_t q[V];
+    const float scale = turn_head<V>(work, a, row, head, position, buffer[warp], q);
+    if (head >= h->n_heads) {
+        store_head<V>(h, kv, block, position % KEY_BLOCK, head - h->n_heads, q, scale);
         return;
     }
-    const uint32_t head_bytes = KEY_BLOCK * (2 * dim + 8);
-    uint8_t *layer = kv + ((uint64_t)block * h->kv_stride + h->kv_layer) * 16;
-    if (head < turned) {
-        uint8_t *to = layer + (head - h->n_heads) * head_bytes;
+    const uint64_t place = (uint64_t)row * h->n_heads + head;
+    int8_t *to = (int8_t *)(work + h->q) + place * dim;
 #pragma unroll
-        for (int k = 0; k < V; k++) {
-            const uint32_t i = lane * V + k;
-            to[(slot / 16 * (dim / 4) + i / 4) * 64 + slot % 16 * 4 + i % 4] = (uint8_t)q[k];
-        }
-        if (lane == 0) ((float *)(to + 2 * KEY_BLOCK * dim))[slot] = scale;
-    } else {
-        uint8_t *to = layer + (head - turned) * head_bytes + KEY_BLOCK * dim;
-#pragma unroll
-        for (int k = 0; k < V; k++) to[(slot / 4 * dim + lane * V + k) * 4 + slot % 4] = (uint8_t)q[k];
-        if (lane == 0) ((float *)(to + KEY_BLOCK * dim))[KEY_BLOCK + slot] = scale;
-    }
+    for (int k = 0; k < V; k++) to[lane * V + k] = q[k];
+    if (lane == 0) work[h->q_scale + place] = scale;
 }

@@ -30,6 +30,7 @@ typedef struct gpu_backend {
     uint32_t *buffers;                   // [n_buffers] offsets of [max_rows][width]
     uint32_t *vectors;                   // [n_weights] offsets of norms and biases
     bool *kept;                          // [n_buffers] read by other ops than QUANTISE
+    bool *summand;                       // [n_buffers] read by ADD only
     upg_gpu_matrix *matrices, *embedded; // [n_weights]: as LINEAR reads them, and as EMBED does
     uint32_t batch_words, tables;        // written before a run: the batch, the block tables last
     uint32_t result_words;
@@ -145,12 +146,15 @@ static size_t matrix_bytes(const upg_tensor *t) {
 // What is read how. A tied head is a matrix in two orders.
 static void find_uses(gpu_backend *b, bool *embedded, bool *multiplied) {
     b->kept[b->program->logits] = true;
+    for (int i = 0; i < b->program->n_buffers; i++) b->summand[i] = i != b->program->logits;
     for (int i = 0; i < b->program->n_ops; i++) {
         const upg_op *op = &b->program->ops[i];
         const bool in_place = op->kind == UPG_OP_ADD || op->kind == UPG_OP_BIAS || op->kind == UPG_OP_HEAD_NORM;
         if (op->kind != UPG_OP_QUANTISE && op->kind != UPG_OP_LINEAR && op->kind != UPG_OP_EMBED)
             b->kept[op->in] = true;
         if (in_place) b->kept[op->out] = true;
+        if (op->kind != UPG_OP_EMBED && op->kind != UPG_OP_ADD) b->summand[op->in] = false;
+        if (in_place) b->summand[op->out] = false;
         if (op->kind == UPG_OP_EMBED) embedded[op->weight] = true;
         if (op->kind == UPG_OP_LINEAR) multiplied[op->weight] = true;
     }
@@ -249,6 +253,7 @@ static int reserve(gpu_backend *b, upg_error *e) {
     bool *embedded = upg_arena_take(&b->host, n, 1, e), *multiplied = upg_arena_take(&b->host, n, 1, e);
     if (!embedded || !multiplied || !(b->buffers = upg_arena_take(&b->host, (size_t)p->n_buffers, 4, e)) ||
         !(b->kept = upg_arena_take(&b->host, (size_t)p->n_buffers, 1, e)) ||
+        !(b->summand = upg_arena_take(&b->host, (size_t)p->n_buffers, 1, e)) ||
         !(b->vectors = upg_arena_take(&b->host, n, 4, e)) ||
         !(b->matrices = upg_arena_take(&b->host, n, sizeof *b->matrices, e)) ||
         !(b->embedded = upg_arena_take(&b->host, n, sizeof *b->embedded, e)))
@@ -441,23 +446,33 @@ static int run_rows(gpu_backend *b, int i, upg_error *e) {
     return !b->n_rows || !launch_rows(b, &a, weight, e) ? i : -1;
 }
 
+// Whether the op after a LINEAR op only adds what that gives to something, which the product can do itself.
+static bool is_added(const gpu_backend *b, const upg_op *op) {
+    const upg_op *next = op + 1;
+    return op + 1 < b->program->ops + b->program->n_ops && next->kind == UPG_OP_ADD && next->in == op->out &&
+           b->summand[op->out] && !op->out_col && !next->out_col && next->n == (int)b->matrices[op->weight].args.rows &&
+           next->n == b->program->widths[op->out] && !b->options.seconds;
+}
+
+// Returns how many ops that was.
 static int run_linear(gpu_backend *b, const upg_op *op, upg_error *e) {
     const upg_gpu_matrix *m = &b->matrices[op->weight];
+    const bool added = is_added(b, op);
+    const int out = added ? op[1].out : op->out;
     gpu_linear_args a = {.w = m->args,
                          .x = b->rows.quantised,
-                         .y = b->buffers[op->out] + (uint32_t)op->out_col,
-                         .y_stride = (uint32_t)b->program->widths[op->out],
+                         .y = b->buffers[out] + (uint32_t)op->out_col,
+                         .y_stride = (uint32_t)b->program->widths[out],
+                         .add = added,
                          .n_rows = b->n_rows};
     upg_gpu_launch l = {.kernel = UPG_GPU_kernel_linear,
                         .groups = {(m->args.rows + 255) / 256, (b->n_rows + GPU_LINEAR_ROWS - 1) / GPU_LINEAR_ROWS, 1},
                         .weight = m->data,
                         .work = b->work,
                         .args = &a};
-    if (b->api->linear) {
-        const int rc = b->api->linear(b->gpu, m, &l, e);
-        if (rc <= 0) return rc;
-    }
-    return b->api->launch(b->gpu, &l, e);
+    int rc = b->api->linear ? b->api->linear(b->gpu, m, &l, e) : 1;
+    if (rc > 0) rc = b->api->launch(b->gpu, &l, e);
+    return rc ? -1 : 1 + added;
 }
 
 static int run_attention(gpu_backend *b, const upg_op *op, upg_error *e) {
@@ -506,11 +521,16 @@ static int run_ops(gpu_backend *b, bool draws, upg_error *e) {
     for (int i = 0, next; i < p->n_ops && b->n_rows; i = next) {
         const double begin = upg_op_begin(&b->options);
         const upg_op *op = &p->ops[i];
-        next = i + 1;
-        if (op->kind == UPG_OP_LINEAR      ? run_linear(b, op, e)
-            : op->kind == UPG_OP_ATTENTION ? run_attention(b, op, e)
-                                           : (next = run_rows(b, i, e)) < 0)
+        if (op->kind == UPG_OP_LINEAR) {
+            const int n = run_linear(b, op, e);
+            if (n < 0) return -1;
+            next = i + n;
+        } else if (op->kind == UPG_OP_ATTENTION) {
+            if (run_attention(b, op, e)) return -1;
+            next = i + 1;
+        } else if ((next = run_rows(b, i, e)) < 0) {
             return -1;
+        }
         if (wait(b, e)) return -1;
         upg_op_end(&b->options, i, begin);
     }
@@ -564,8 +584,9 @@ int upg_gpu_run(upg_backend *base, const upg_batch *batch, upg_error *e) {
             return -1; // where there is no EMBED to clear the flags
     }
     const bool draws = batch->draws && b->n_wanted;
-    const uint64_t key = (uint64_t)draws << 63 | (uint64_t)b->n_rows << 40 | (uint64_t)b->n_wanted << 20 |
-                         b->n_blocks << 1 | (b->n_queries > 4);
+    const bool single = b->n_queries == b->attention.heads_a_group; // spans of one row
+    const uint64_t key = (uint64_t)draws << 63 | (uint64_t)single << 62 | (uint64_t)b->n_rows << 40 |
+                         (uint64_t)b->n_wanted << 20 | b->n_blocks << 1 | (b->n_queries > 4);
     const bool keep = b->api->begin && b->n_rows <= GRAPH_ROWS && !b->options.seconds;
     int begun = keep ? b->api->begin(b->gpu, key, e) : 0;
     if (begun < 0) return -1;
