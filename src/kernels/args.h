@@ -44,8 +44,7 @@ typedef struct gpu_draw {
     uint32_t edits, n_edits; // [n_edits] gpu_draw_edit, each token once; n_edits at most GPU_DRAW_EDITS
 } gpu_draw;
 
-// A row op: program.h's op with addresses in place of buffers. Kinds are upg_op_kind's, and GPU_CHECK.
-enum { GPU_CHECK = 100 };
+// A row op: program.h's op with addresses in place of buffers.
 typedef struct gpu_row_op {
     uint32_t kind;
     uint32_t in, out;               // of row 0
@@ -97,6 +96,8 @@ typedef struct gpu_linear_args {
     uint32_t y, y_stride;
     uint32_t add; // to what y holds
     uint32_t n_rows;
+    // Logits: flags[wanted[row]] is set where one is not finite.
+    uint32_t check, flags, wanted;
 } gpu_linear_args;
 
 typedef struct gpu_attention_args {

@@ -53,6 +53,8 @@ KERNEL(kernel_linear, gpu_linear_args, GROUP_LANES) {
                 GLOBAL float *y = WORK(float, a->y) + (uint64_t)(first + i) * a->y_stride + r;
                 const float v = (float)MINE(total, j)[i] * (scale * m);
                 *y = a->add ? *y + v : v;
+                if (a->check && (bits_of(v) & 0x7fffffff) >= GUARD_HIGH)
+                    WORK(uint32_t, a->flags)[WORK(const uint32_t, a->wanted)[first + i]] = 1;
             }
         }
     }

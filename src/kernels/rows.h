@@ -305,19 +305,12 @@ KERNEL(kernel_rows, gpu_rows_args, ROW_LANES) {
                 for (uint32_t i = j; i < op->n; i += ROW_LANES) out[i] = out[i] + in[i];
             }
             break;
-        case ROW_GATHER: {
+        default: { // ROW_GATHER
             GLOBAL const float *from = WORK(const float, op->in) + (uint64_t)of * op->in_stride;
             LANES(j) {
                 for (uint32_t i = j; i < op->n; i += ROW_LANES) out[i] = from[i];
             }
-            break;
         }
-        default: // GPU_CHECK: logits
-            LANES(j) {
-                uint32_t f = 0;
-                for (uint32_t i = j; i < op->n; i += ROW_LANES) f |= (bits_of(in[i]) & 0x7fffffff) >= GUARD_HIGH;
-                if (f) *flag = 1;
-            }
         }
     }
 }

@@ -2,7 +2,7 @@
 #pragma once
 #include "kernels/args.h"
 
-// What ends in QUANTISE, and KV: rows_fast.cuh.
+// EMBED, what ends in QUANTISE, and KV: rows_fast.cuh.
 enum { QUANTISE_ADD = 1, QUANTISE_NORM = 2, QUANTISE_SWIGLU = 4, QUANTISE_KEEP = 8 };
 typedef struct quantise_args {
     gpu_quantised to;
@@ -15,6 +15,10 @@ typedef struct quantise_args {
     uint32_t y, y_stride;         // KEEP: what is quantised is written there
     uint32_t n, b, rotated;       // n: a multiple of 16, no padding; SWIGLU: inputs are [2][n]
 } quantise_args;
+typedef struct embed_args {
+    gpu_matrix w;
+    uint32_t tokens, flags, sign, out, out_stride, rotated;
+} embed_args;
 typedef struct kv_args {
     gpu_heads heads;
     uint32_t flags, positions, table, x, x_stride;

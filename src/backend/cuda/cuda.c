@@ -189,7 +189,7 @@ typedef struct cuda_gpu {
         CUdeviceptr work, cache;
         uint32_t groups[3]; // of heads
     } later;
-    CUfunction quantise[2], quantise_cluster, heads[3], attend[2][2],
+    CUfunction embed, quantise[2], quantise_cluster, heads[3], attend[2][2],
         attend_many[2]; // quantise: of 1 and 3 chunks; heads of 64, 128, 256
     graph graphs[MAX_GRAPHS];
     uint64_t clock;
@@ -241,6 +241,7 @@ static int find_kernels(cuda_gpu *g, upg_error *e) {
         if (find(g, &g->attend[i / 2][i % 2], 0, e, "attend_%d_%d", 64 << i / 2, 4 << i % 2)) return -1;
     for (int i = 0; i < 2; i++)
         if (find(g, &g->attend_many[i], 0, e, "attend_many_%d", 64 << i)) return -1;
+    if (find(g, &g->embed, 0, e, "embed_rows")) return -1;
     for (int i = 0; i < 3; i++)
         if (find(g, &g->heads[i], 0, e, "heads_%d", 2 << i)) return -1;
     static const int sizes[] = {4, 5, 6, 7, 8, 16}, of_rows[] = {1, 8, 16}, tiles[] = {32, 64};
@@ -580,6 +581,16 @@ static int linear(upg_gpu *base, const upg_gpu_matrix *m, const upg_gpu_launch *
 
 // ---- Row ops ----
 
+static int start_embed(cuda_gpu *g, const upg_gpu_launch *l, const gpu_rows_args *a, upg_error *e) {
+    const gpu_row_op *op = &a->ops[0];
+    const embed_args args = {a->embedding, a->batch.tokens, a->batch.flags, a->sign,
+                             op->out,      op->out_stride,  op->rotated};
+    CUdeviceptr weight = l->weight, work = l->work;
+    void *params[] = {&weight, &work, (void *)&args};
+    const uint32_t grid[3] = {l->groups[0], (op->n + 2047) / 2048, 1};
+    return start(g, g->embed, grid, 256, 0, params, e);
+}
+
 // How many of the last row ops are one quantise kernel, 0 if none; fills in its arguments.
 static uint32_t match_quantise(const gpu_rows_args *a, quantise_args *q) {
     uint32_t i = a->n_ops;
@@ -640,7 +651,12 @@ static int rows(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     head.n_ops -= n;
     upg_gpu_launch first = *l;
     first.args = &head;
-    if (head.n_ops && launch(base, &first, e)) return -1;
+    if (head.n_ops == 1 && head.ops[0].kind == UPG_OP_EMBED && head.ops[0].n == head.embedding.cols &&
+        head.embedding.b >= 16 && !(head.ops[0].out % 4 || head.ops[0].out_stride % 4)) {
+        if (start_embed(g, &first, &head, e)) return -1;
+    } else if (head.n_ops && launch(base, &first, e)) {
+        return -1;
+    }
     if (!kv) {
         if (l->groups[0] > 1 || q.what & (QUANTISE_ADD | QUANTISE_SWIGLU))
             return start_quantise(g, l->work, &q, l->groups[0], e);

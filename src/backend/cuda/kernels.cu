@@ -80,6 +80,10 @@ ATTEND(64, 4)
 ATTEND(64, 8)
 ATTEND(128, 4)
 ATTEND(128, 8)
+extern "C" __global__ void __launch_bounds__(256)
+    embed_rows(const uint8_t *weight, float *work, const __grid_constant__ embed_args a) {
+    embed(weight, work, &a);
+}
 #define HEADS(v)                                                                                                       \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
         heads_##v(float *work, uint8_t *kv, const __grid_constant__ kv_args a) {                                       \

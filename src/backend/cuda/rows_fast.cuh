@@ -2,7 +2,7 @@
 // RMSNORM and ADD), and KV. The same numbers as kernels/rows.h; shapes that these do not take go there.
 #pragma once
 #include "backend/cuda/args.h"
-#include "kernels/port.h"
+#include "kernels/codes.h"
 #include <cooperative_groups.h>
 
 FN void load_8(const float *p, float *v) {
@@ -206,6 +206,30 @@ template <int CHUNKS, int BLOCKS> FN void quantise(float *work, const quantise_a
         }
     });
     if (threadIdx.x == 0 && block == 0) work[a->to.m + row] = m;
+}
+
+// A warp has 256 columns of a row.
+FN void embed(const uint8_t *weight, float *work, const embed_args *a) {
+    begin();
+    const uint32_t lane = threadIdx.x % 32, i = (blockIdx.y * 8 + threadIdx.x / 32) * 256 + lane * 8, row = blockIdx.x,
+                   token = ((const uint32_t *)work + a->tokens)[row], n = a->w.cols, b = a->w.b;
+    if (i == 0) ((uint32_t *)work + a->flags)[row] = 0;
+    float v[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    if (i < n) {
+        uint32_t q[4];
+        coded_16(&a->w, (const uint32_t *)weight, token / 256, i / 16, token % 256 / 16, token % 16, q);
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            v[k] = (float)((int32_t)((lane % 2 ? q[2 + k / 4] : q[k / 4]) >> 8 * (k % 4) & 255) - 127);
+    }
+    if (a->rotated) rotate_lanes<8>(v, b); // of integers below 2^24
+    if (i >= n) return;
+    const float scale = ((const float *)weight)[a->w.scale + token];
+    uint32_t sign[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    if (a->rotated) load_8(work + a->sign + i, (float *)sign);
+#pragma unroll
+    for (int k = 0; k < 8; k++) v[k] = float_of(bits_of(v[k] * scale) ^ sign[k]);
+    store_8(work + a->out + (uint64_t)row * a->out_stride + i, v);
 }
 
 // A head of 32*V dimensions, which is one block of the rotation, by a warp: turned, rotated and quantised. buffer:

@@ -30,7 +30,6 @@ typedef struct gpu_backend {
     uint32_t *buffers;                   // [n_buffers] offsets of [max_rows][width]
     uint32_t *vectors;                   // [n_weights] offsets of norms and biases
     bool *kept;                          // [n_buffers] read by other ops than QUANTISE
-    bool *summand;                       // [n_buffers] read by ADD only
     upg_gpu_matrix *matrices, *embedded; // [n_weights]: as LINEAR reads them, and as EMBED does
     uint32_t batch_words, tables;        // written before a run: the batch, the block tables last
     uint32_t result_words;
@@ -143,18 +142,18 @@ static size_t matrix_bytes(const upg_tensor *t) {
     return code_bytes(t) + aligned((size_t)t->rows * sizeof(float));
 }
 
+static bool is_in_place(const upg_op *op) {
+    return op->kind == UPG_OP_ADD || op->kind == UPG_OP_BIAS || op->kind == UPG_OP_HEAD_NORM;
+}
+
 // What is read how. A tied head is a matrix in two orders.
 static void find_uses(gpu_backend *b, bool *embedded, bool *multiplied) {
     b->kept[b->program->logits] = true;
-    for (int i = 0; i < b->program->n_buffers; i++) b->summand[i] = i != b->program->logits;
     for (int i = 0; i < b->program->n_ops; i++) {
         const upg_op *op = &b->program->ops[i];
-        const bool in_place = op->kind == UPG_OP_ADD || op->kind == UPG_OP_BIAS || op->kind == UPG_OP_HEAD_NORM;
         if (op->kind != UPG_OP_QUANTISE && op->kind != UPG_OP_LINEAR && op->kind != UPG_OP_EMBED)
             b->kept[op->in] = true;
-        if (in_place) b->kept[op->out] = true;
-        if (op->kind != UPG_OP_EMBED && op->kind != UPG_OP_ADD) b->summand[op->in] = false;
-        if (in_place) b->summand[op->out] = false;
+        if (is_in_place(op)) b->kept[op->out] = true;
         if (op->kind == UPG_OP_EMBED) embedded[op->weight] = true;
         if (op->kind == UPG_OP_LINEAR) multiplied[op->weight] = true;
     }
@@ -253,7 +252,6 @@ static int reserve(gpu_backend *b, upg_error *e) {
     bool *embedded = upg_arena_take(&b->host, n, 1, e), *multiplied = upg_arena_take(&b->host, n, 1, e);
     if (!embedded || !multiplied || !(b->buffers = upg_arena_take(&b->host, (size_t)p->n_buffers, 4, e)) ||
         !(b->kept = upg_arena_take(&b->host, (size_t)p->n_buffers, 1, e)) ||
-        !(b->summand = upg_arena_take(&b->host, (size_t)p->n_buffers, 1, e)) ||
         !(b->vectors = upg_arena_take(&b->host, n, 4, e)) ||
         !(b->matrices = upg_arena_take(&b->host, n, sizeof *b->matrices, e)) ||
         !(b->embedded = upg_arena_take(&b->host, n, sizeof *b->embedded, e)))
@@ -446,12 +444,26 @@ static int run_rows(gpu_backend *b, int i, upg_error *e) {
     return !b->n_rows || !launch_rows(b, &a, weight, e) ? i : -1;
 }
 
-// Whether the op after a LINEAR op only adds what that gives to something, which the product can do itself.
+// Whether nothing reads what is in a buffer, from an op of the program on.
+static bool is_done_with(const gpu_backend *b, int buffer, int from) {
+    for (int i = from; i < b->program->n_ops; i++) {
+        const upg_op *op = &b->program->ops[i];
+        if ((op->in == buffer && op->kind != UPG_OP_EMBED) || (op->out == buffer && (is_in_place(op) || op->out_col)))
+            return false;
+        if (op->out == buffer) return true;
+    }
+    return buffer != b->program->logits;
+}
+
+// Whether the op after a LINEAR op only adds what that gives to something, which the product can do itself. (Of many
+// rows it would be slower: 7 % of a prompt.)
 static bool is_added(const gpu_backend *b, const upg_op *op) {
     const upg_op *next = op + 1;
-    return op + 1 < b->program->ops + b->program->n_ops && next->kind == UPG_OP_ADD && next->in == op->out &&
-           b->summand[op->out] && !op->out_col && !next->out_col && next->n == (int)b->matrices[op->weight].args.rows &&
-           next->n == b->program->widths[op->out] && !b->options.seconds;
+    const int i = (int)(next - b->program->ops);
+    return i < b->program->n_ops && next->kind == UPG_OP_ADD && next->in == op->out &&
+           is_done_with(b, op->out, i + 1) && !op->out_col && !next->out_col &&
+           next->n == (int)b->matrices[op->weight].args.rows && next->n == b->program->widths[op->out] &&
+           b->n_rows <= GRAPH_ROWS && !b->options.seconds;
 }
 
 // Returns how many ops that was.
@@ -464,7 +476,10 @@ static int run_linear(gpu_backend *b, const upg_op *op, upg_error *e) {
                          .y = b->buffers[out] + (uint32_t)op->out_col,
                          .y_stride = (uint32_t)b->program->widths[out],
                          .add = added,
-                         .n_rows = b->n_rows};
+                         .n_rows = b->n_rows,
+                         .check = op->out == b->program->logits, // what the program ends with
+                         .flags = b->rows.batch.flags,
+                         .wanted = b->rows.batch.wanted};
     upg_gpu_launch l = {.kernel = UPG_GPU_kernel_linear,
                         .groups = {(m->args.rows + 255) / 256, (b->n_rows + GPU_LINEAR_ROWS - 1) / GPU_LINEAR_ROWS, 1},
                         .weight = m->data,
@@ -534,13 +549,7 @@ static int run_ops(gpu_backend *b, bool draws, upg_error *e) {
         if (wait(b, e)) return -1;
         upg_op_end(&b->options, i, begin);
     }
-    if (!b->n_rows) return 0;
-    gpu_rows_args a = b->rows;
-    const uint32_t vocab = (uint32_t)p->config->vocab_size;
-    a.n_ops = 1;
-    a.ops[0] =
-        (gpu_row_op){.kind = GPU_CHECK, .in = b->buffers[p->logits], .in_stride = vocab, .n = vocab, .gathered = 1};
-    return launch_rows(b, &a, 0, e) || (draws && run_draws(b, e)) ? -1 : 0;
+    return b->n_rows && draws ? run_draws(b, e) : 0;
 }
 
 static size_t logits_at(const gpu_backend *b, size_t i) {
