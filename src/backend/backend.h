@@ -55,6 +55,7 @@ typedef struct upg_batch {
     int input_buffer;
 } upg_batch;
 
+typedef struct upg_gpu_api upg_gpu_api; // gpu/device.h
 typedef struct upg_backend upg_backend;
 typedef struct upg_backend_api {
     const char *name;
@@ -83,7 +84,8 @@ typedef struct upg_backend_api {
     int (*kv_read)(const upg_backend *b, int32_t block, void *to, upg_error *e);
     int (*kv_write)(upg_backend *b, int32_t block, const void *from, upg_error *e);
     int (*kv_copy)(upg_backend *b, int32_t from, int32_t to, upg_error *e);
-    const char *kv_layout; // a name for those bytes: a change of their meaning changes it
+    const upg_gpu_api *gpu; // what its programs are run by; NULL: it is no GPU's
+    const char *kv_layout;  // a name for those bytes: a change of their meaning changes it
 } upg_backend_api;
 struct upg_backend {
     const upg_backend_api *api;

@@ -3,7 +3,7 @@
 #include "backend/backend.h"
 #include "cli/cli.h"
 
-extern const cli_verb cli_bench_layers, cli_bench_ops, cli_bench_spmv;
+extern const cli_verb cli_bench_layers, cli_bench_ops, cli_bench_spmv, cli_bench_stages;
 // The benchmark of that name, a verb of its own, or NULL.
 const cli_verb *bench_find(const char *name);
 

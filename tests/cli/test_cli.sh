@@ -24,7 +24,7 @@ done
 
 # ---- Usage ----
 helps() {
-    for verb in chat run compress eval inspect tokenize list rm bench "bench layers" "bench ops" "bench spmv"; do
+    for verb in chat run compress eval inspect tokenize list rm bench "bench layers" "bench ops" "bench spmv" "bench stages"; do
         exits 0 "$upg" $verb --help && grep -q "^usage: upg $verb" "$work/out" && [ ! -s "$work/err" ] || return 1
     done
     exits 0 "$upg" --help && exits 0 "$upg" -h && exits 0 "$upg" help && exits 0 "$upg" --version && grep -q "^upg $(cat VERSION)$" "$work/out"

@@ -684,8 +684,10 @@ static int attention(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     if (g->info.major < 8 || (dim != 64 && dim != 128) ||
         (uint64_t)l->groups[0] * l->groups[1] * sizeof(uint32_t) > DONE)
         return catch_up(g, e) ? -1 : 1;
-    // Blocks of attention turn the heads they need themselves where their queries are of one row.
-    a.turns = g->later.heads && a.attention.n_blocks && a.attention.queries <= a.attention.heads_a_group;
+    // Blocks of attention turn the heads they need themselves where their queries are of one row; each its own, so they
+    // must not be many.
+    a.turns = g->later.heads && a.attention.n_blocks && a.attention.n_blocks <= 16 &&
+              a.attention.queries <= a.attention.heads_a_group;
     if (a.turns) {
         a.kv = g->later.kv;
         g->later.heads = false;
@@ -800,7 +802,7 @@ static upg_backend *create(const upg_program *program, const upg_backend_options
 static upg_math *math(const upg_backend_options *options, const upg_math_sizes *sizes, upg_error *e) {
     return upg_cuda_blas_present(e) ? NULL : upg_gpu_math(&cuda_api, options, sizes, e);
 }
-const upg_backend_api upg_backend_cuda = UPG_GPU_BACKEND("cuda", present, prepare, create, math);
+const upg_backend_api upg_backend_cuda = UPG_GPU_BACKEND("cuda", &cuda_api, present, prepare, create, math);
 
 int upg_cuda_describe(int device, upg_cuda_info *info, upg_error *e) {
     CUdevice d;

@@ -132,6 +132,10 @@ FN int32_t offset_of(int32_t q_sum, uint32_t d) {
 
 FN void put_product(float *work, const gpu_linear_args *a, uint32_t row, uint32_t at, float v) {
     float *y = work + a->y + (uint64_t)row * a->y_stride + at;
+    if (!(a->add | a->check)) {
+        *y = v;
+        return;
+    }
     *y = a->add ? *y + v : v;
     if (a->check && (bits_of(v) & 0x7fffffff) >= GUARD_HIGH)
         ((uint32_t *)work + a->flags)[((const uint32_t *)work + a->wanted)[row]] = 1;

@@ -42,7 +42,7 @@ enum { UPG_NO_ROOM = -2 };
 int upg_gpu_no_room(size_t needed, size_t left, size_t all, const char *device, upg_error *e);
 
 typedef struct upg_gpu upg_gpu;
-typedef struct upg_gpu_api {
+struct upg_gpu_api {
     const char *name; // "cuda"
     upg_gpu *(*open)(const upg_backend_options *options, upg_error *e);
     void (*close)(upg_gpu *g);
@@ -77,7 +77,7 @@ typedef struct upg_gpu_api {
     // at a time, by their diagonal blocks. In place of z [n][n] (0: there is none): z h^-1. 1: h is not positive
     // definite.
     int (*factor)(upg_gpu *g, upg_gpu_address h, upg_gpu_address z, uint32_t n, upg_error *e);
-} upg_gpu_api;
+};
 struct upg_gpu {
     const upg_gpu_api *api;
 };
@@ -85,13 +85,13 @@ struct upg_gpu {
 upg_backend *upg_gpu_create(const upg_backend_api *backend, const upg_gpu_api *device, const upg_program *program,
                             const upg_backend_options *options, upg_error *e);
 // The functions of a backend over a GPU; create is the device's.
-#define UPG_GPU_BACKEND(name_, present_, prepare_, create_, math_)                                                     \
+#define UPG_GPU_BACKEND(name_, gpu_, present_, prepare_, create_, math_)                                               \
     {                                                                                                                  \
-        .name = (name_), .accepts = upg_gpu_accepts, .present = (present_), .prepare = (prepare_), .math = (math_),    \
-        .create = (create_), .destroy = upg_gpu_destroy, .run = upg_gpu_run, .logits = upg_gpu_logits,                 \
-        .drawn = upg_gpu_drawn, .flags = upg_gpu_flags, .path = upg_gpu_path, .memory = upg_gpu_memory,                \
-        .kv_bytes = upg_kv_block_bytes, .kv_read = upg_gpu_kv_read, .kv_write = upg_gpu_kv_write,                      \
-        .kv_copy = upg_gpu_kv_copy, .kv_layout = UPG_KV_LAYOUT                                                         \
+        .name = (name_), .gpu = (gpu_), .accepts = upg_gpu_accepts, .present = (present_), .prepare = (prepare_),      \
+        .math = (math_), .create = (create_), .destroy = upg_gpu_destroy, .run = upg_gpu_run,                          \
+        .logits = upg_gpu_logits, .drawn = upg_gpu_drawn, .flags = upg_gpu_flags, .path = upg_gpu_path,                \
+        .memory = upg_gpu_memory, .kv_bytes = upg_kv_block_bytes, .kv_read = upg_gpu_kv_read,                          \
+        .kv_write = upg_gpu_kv_write, .kv_copy = upg_gpu_kv_copy, .kv_layout = UPG_KV_LAYOUT                           \
     }
 upg_math *upg_gpu_math(const upg_gpu_api *device, const upg_backend_options *options, const upg_math_sizes *sizes,
                        upg_error *e);

@@ -179,4 +179,4 @@ static upg_backend *create(const upg_program *program, const upg_backend_options
 static upg_math *math(const upg_backend_options *options, const upg_math_sizes *sizes, upg_error *e) {
     return upg_gpu_math(&software_api, options, sizes, e);
 }
-const upg_backend_api upg_backend_software = UPG_GPU_BACKEND("software", never, NULL, create, math);
+const upg_backend_api upg_backend_software = UPG_GPU_BACKEND("software", &software_api, never, NULL, create, math);
