@@ -10,7 +10,8 @@
 static const struct {
     const char *name;
     const cli_verb *verb;
-} benches[] = {{"layers", &cli_bench_layers}, {"ops", &cli_bench_ops}, {"spmv", &cli_bench_spmv}, {"stages", &cli_bench_stages}};
+} benches[] = {
+    {"layers", &cli_bench_layers}, {"ops", &cli_bench_ops}, {"spmv", &cli_bench_spmv}, {"stages", &cli_bench_stages}};
 
 const cli_verb *bench_find(const char *name) {
     for (size_t i = 0; i < sizeof benches / sizeof *benches; i++)

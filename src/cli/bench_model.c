@@ -42,8 +42,9 @@ typedef struct bench {
     bool gpu; // whose memory's bandwidth is not measured
     // Of one number of threads:
     upg_session *session;
-    upg_pool *pool; // for the bandwidth
-    upg_row *batch; // [max_rows] tokens to run
+    upg_pool *pool;  // for the bandwidth
+    upg_row *batch;  // [max_rows] tokens to run
+    upg_draw *draws; // [max_batch] greedy, where tokens are drawn on the device: as an answer would have it. Or NULL
     cli_progress progress;
 } bench;
 
@@ -105,7 +106,7 @@ static int add_rows(bench *b, int threads, upg_error *e) {
 
 static int run_batch(bench *b, int n, upg_error *e) {
     if (cli_interrupted) return upg_fail(e, "interrupted");
-    if (upg_session_run(b->session, b->batch, n, e)) return -1;
+    if (upg_session_run_draws(b->session, b->batch, n, b->draws, e)) return -1;
     for (int i = 0; i < n; i++)
         if (upg_session_row_failed(b->session, i)) return upg_fail(e, "the model met a value that is not finite");
     return 0;
@@ -186,9 +187,18 @@ static int with_threads(bench *b, row *rows, int n, upg_error *e) {
     b->pool = b->session ? upg_pool_new(rows->threads, e) : NULL;
     bool ready = b->pool && (!b->o->pin || !upg_pool_pin(b->pool, e));
     b->batch = ready ? upg_alloc((size_t)wide, sizeof *b->batch, e) : NULL;
+    b->draws = NULL;
+    if (b->batch && upg_session_draws(b->session) &&
+        !(b->draws = upg_alloc((size_t)b->max_batch, sizeof *b->draws, e))) {
+        free(b->batch);
+        b->batch = NULL;
+    }
+    for (int i = 0; b->draws && i < b->max_batch; i++)
+        b->draws[i] = (upg_draw){.draws = true, .top_p = 1, .repeat_penalty = 1};
     if (b->session) b->isa = upg_session_path(b->session);
     int rc = b->batch ? measure_rows(b, rows, n, e) : -1;
     free(b->batch);
+    free(b->draws);
     upg_pool_free(b->pool);
     upg_session_free(b->session);
     return rc;

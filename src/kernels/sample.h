@@ -43,6 +43,16 @@ FN void sample_sort(LOCAL uint64_t *keys, uint32_t size) {
             }
 }
 
+// Logits i, i + lanes, ..., all asked for before the first is used; -infinity beyond n.
+enum { SAMPLE_BATCH = 8 };
+FN void sample_read(GLOBAL const float *logits, uint32_t n, uint32_t i, float *l) {
+    UNROLL(8)
+    for (uint32_t k = 0; k < SAMPLE_BATCH; k++)
+        l[k] = i + k * ROW_LANES < n ? logits[i + k * ROW_LANES] : float_of(0xff800000u);
+    UNROLL(8)
+    for (uint32_t k = 0; k < SAMPLE_BATCH; k++) l[k] = flushed(l[k]);
+}
+
 FN float sample_p(uint64_t key) {
     return float_of((uint32_t)(key >> 32));
 }
@@ -82,32 +92,37 @@ FN uint32_t sample_collect(GLOBAL const float *logits, uint32_t n, float top, fl
                            float temperature, LOCAL uint64_t *keys, LOCAL uint32_t *count) {
     LANES(j) if (j == 0) *count = 0;
     LANES(j) {
-        UNROLL(8)
-        for (uint32_t i = j; i < n; i += ROW_LANES) {
-            const float l = flushed(logits[i]);
-            if (l < least || sample_bin(top, l, temperature) > last_bin) continue;
-            const uint32_t at = take_place(count);
-            if (at < SAMPLE_KEYS) keys[at] = sample_key(flushed(l / temperature), i);
+        for (uint32_t i = j; i < n; i += SAMPLE_BATCH * ROW_LANES) {
+            float l[SAMPLE_BATCH];
+            sample_read(logits, n, i, l);
+            for (uint32_t k = 0; k < SAMPLE_BATCH; k++) {
+                if (l[k] < least || sample_bin(top, l[k], temperature) > last_bin) continue;
+                const uint32_t at = take_place(count);
+                if (at < SAMPLE_KEYS) keys[at] = sample_key(flushed(l[k] / temperature), i + k * ROW_LANES);
+            }
         }
     }
     return *count;
 }
 
-// The bin in which the k-th largest logit is.
-FN uint32_t sample_cut(GLOBAL const float *logits, uint32_t n, float top, uint32_t k, float temperature,
+// The bin in which the wanted-th largest logit is.
+FN uint32_t sample_cut(GLOBAL const float *logits, uint32_t n, float top, uint32_t wanted, float temperature,
                        LOCAL uint32_t *bins, LOCAL uint32_t *cut) {
     LANES(j) for (uint32_t i = j; i < SAMPLE_BINS; i += ROW_LANES) bins[i] = 0;
     LANES(j) {
-        UNROLL(8)
-        for (uint32_t i = j; i < n; i += ROW_LANES) {
-            const uint32_t bin = sample_bin(top, flushed(logits[i]), temperature);
-            if (bin < SAMPLE_BINS - 1) take_place(&bins[bin]);
+        for (uint32_t i = j; i < n; i += SAMPLE_BATCH * ROW_LANES) {
+            float l[SAMPLE_BATCH];
+            sample_read(logits, n, i, l);
+            for (uint32_t k = 0; k < SAMPLE_BATCH; k++) {
+                const uint32_t bin = sample_bin(top, l[k], temperature);
+                if (bin < SAMPLE_BINS - 1) take_place(&bins[bin]);
+            }
         }
     }
     LANES(j) {
         if (j == 0) {
             uint32_t bin = 0, sum = bins[0];
-            while (bin < SAMPLE_BINS - 1 && sum < k) sum += bins[++bin];
+            while (bin < SAMPLE_BINS - 1 && sum < wanted) sum += bins[++bin];
             *cut = bin;
         }
     }
@@ -137,10 +152,14 @@ KERNEL(kernel_sample, gpu_sample_args, ROW_LANES) {
     }
     LANES(j) {
         uint64_t first = ~(uint64_t)0;
-        UNROLL(8)
-        for (uint32_t i = j; i < a->n; i += ROW_LANES) {
-            const uint64_t key = sample_key(flushed(logits[i]), i);
-            first = key < first ? key : first;
+        for (uint32_t i = j; i < a->n; i += SAMPLE_BATCH * ROW_LANES) {
+            float l[SAMPLE_BATCH];
+            sample_read(logits, a->n, i, l);
+            UNROLL(8)
+            for (uint32_t k = 0; k < SAMPLE_BATCH; k++) {
+                const uint64_t key = sample_key(l[k], i + k * ROW_LANES);
+                first = key < first ? key : first;
+            }
         }
         keys[j] = first;
     }

@@ -172,7 +172,7 @@ check "chat interrupted in a pipe: 130" interrupted_pipe
 # ---- On a terminal ----
 terminal() {
     $python - "$upg" "$work" <<'END'
-import os, pty, select, sys, termios, time
+import os, pty, select, signal, sys, termios, time
 upg, work = sys.argv[1:]
 
 class Terminal:
@@ -180,6 +180,7 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if not self.pid:
             os.environ["TERM"] = "vt100"
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores it
             os.execv(upg, [upg, "chat", "--template", f"{work}/t.jinja", "--seed", "1", *options])
         self.seen = b""
     def expect(self, text, seconds=60):

@@ -245,7 +245,9 @@ template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float 
     __syncthreads();
     uint32_t pair = item / groups, group = item - pair * groups;
     for (; item < end; item += warps) {
-        if (item + warps < end) next += warps * ITEM; // the last one is loaded twice
+        // The last item is loaded twice where knowing that it is the last would cost registers that there are not.
+        const bool more = item + warps < end;
+        if (N == 16 || more) next += warps * ITEM;
         int32_t c[NT][2][4];
         uint32_t shift[NT][2];
 #pragma unroll
@@ -303,7 +305,7 @@ template <int N, int ROWS, int UNITS> FN void gemv(const uint8_t *weight, float 
                             mma_fields<false, NT>(c, set, windows, xs, k);
                     }
             }
-            load_words<N>(next + u * 32 * N, w[u]);
+            if (N != 16 || more) load_words<N>(next + u * 32 * N, w[u]);
             __syncwarp(); // without it all loads would be put off to the end of the item
         }
         // Row of the 32: 4*g + r, r = 2*set + i/2: bands, then fours of rows, are in order.
