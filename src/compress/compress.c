@@ -405,7 +405,9 @@ static void matrix_sizes(const upg_job *j, int first, int last, upg_math_sizes *
 // Another device, if there is one that is to do what takes long.
 static int open_math(upg_job *j, upg_error *e) {
     const upg_program *p = j->model->program;
-    upg_math_sizes s = {.rows = j->text.n_windows ? j->text.window : 1};
+    upg_math_sizes s = {.rows = 1};
+    if (j->text.n_windows) s.rows = j->text.window;
+    if (j->heldout.n_windows && j->heldout.window > s.rows) s.rows = j->heldout.window;
     upg_error why;
     for (int i = 0, next; i < p->n_ops; i = next) { // layers: from an addition to the next
         for (next = i + 1; next < p->n_ops && p->ops[next - 1].kind != UPG_OP_ADD; next++) continue;

@@ -14,7 +14,7 @@
 enum { MAX_JOURNAL = 1 << 28, CHECKSUM = 16 }; // checksum: hex digits before a line, and a space
 
 // Whatever else lies in the folder is somebody else's and stays.
-static const char *const names[] = {"file", "streams", "sensitivity", "original"};
+static const char *const names[] = {"file", "streams", "sensitivity", "original", "heldout"};
 enum { N_NAMES = sizeof names / sizeof *names };
 
 struct upg_journal {

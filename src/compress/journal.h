@@ -11,7 +11,7 @@ typedef struct upg_journal upg_journal;
 upg_journal *upg_journal_open(const char *out, const uint8_t key[16], upg_error *e);
 // keep: leave the folder for the next one, unless nothing was added. Otherwise it is removed with its files.
 void upg_journal_close(upg_journal *j, bool keep);
-// The path of "file", "streams", "sensitivity" or "original" in the folder; owned by j.
+// The path of "file", "streams", "sensitivity", "original" or "heldout" in the folder; owned by j.
 const char *upg_journal_file(upg_journal *j, const char *name, upg_error *e);
 
 size_t upg_journal_lines(const upg_journal *j);

@@ -11,7 +11,10 @@
 enum { BATCH = 256 };
 
 typedef struct measurement {
-    upg_session *session, *original;
+    upg_session *session,
+        *original; // the original in one of two ways: a session, or part by part if a device multiplies
+    upg_runner *runner;
+    const float *reference; // logits of the rows at hand
     const int32_t *targets;
     int vocab;
     upg_row_score scores[BATCH];
@@ -20,8 +23,9 @@ typedef struct measurement {
 static void score_task(void *ctx, int row, int thread) {
     (void)thread;
     measurement *m = ctx;
-    m->scores[row] = upg_score_row(upg_session_logits(m->session, row), upg_session_logits(m->original, row), m->vocab,
-                                   m->targets[row]);
+    const float *reference =
+        m->runner ? m->reference + (size_t)row * (size_t)m->vocab : upg_session_logits(m->original, row);
+    m->scores[row] = upg_score_row(upg_session_logits(m->session, row), reference, m->vocab, m->targets[row]);
 }
 
 static int run_rows(upg_session *s, const upg_row *rows, int n, upg_error *e) {
@@ -31,14 +35,22 @@ static int run_rows(upg_session *s, const upg_row *rows, int n, upg_error *e) {
     return 0;
 }
 
-// Sums of a window of n tokens, each of which predicts its next one.
-static int measure_window(upg_job *j, measurement *m, const int32_t *tokens, int n, upg_error *e) {
+static int run_original(measurement *m, const upg_row *rows, int w, int at, int n, upg_error *e) {
+    if (!m->runner) return run_rows(m->original, rows, n, e);
+    m->reference = upg_runner_logits(m->runner, 0, w, at, n, NULL, e);
+    return m->reference ? 0 : -1;
+}
+
+// Sums of a window, each of whose tokens predicts its next one.
+static int measure_window(upg_job *j, measurement *m, int w, upg_error *e) {
     upg_compress_result *r = j->result;
-    for (int at = 0; at < n; at += BATCH) {
+    const int n = j->heldout.window, batch = m->runner ? UPG_RUNNER_LOGITS : BATCH;
+    const int32_t *tokens = j->heldout.tokens + (size_t)w * (size_t)n;
+    for (int at = 0; at < n; at += batch) {
         upg_row rows[BATCH];
-        int count = n - at < BATCH ? n - at : BATCH;
+        int count = n - at < batch ? n - at : batch;
         for (int i = 0; i < count; i++) rows[i] = (upg_row){tokens[at + i], 0, true};
-        if (run_rows(m->session, rows, count, e) || run_rows(m->original, rows, count, e)) return -1;
+        if (run_rows(m->session, rows, count, e) || run_original(m, rows, w, at, count, e)) return -1;
         m->targets = tokens + at + 1;
         upg_pool_run(j->pool, score_task, m, count);
         for (int i = 0; i < count; i++) {
@@ -50,18 +62,33 @@ static int measure_window(upg_job *j, measurement *m, const int32_t *tokens, int
         if (upg_job_progress(j, 2.0 * (double)j->parameters * count, "measuring", e)) return -1;
     }
     r->heldout_tokens += n;
-    return upg_session_truncate(m->session, 0, 0, e) || upg_session_truncate(m->original, 0, 0, e) ? -1 : 0;
+    return upg_session_truncate(m->session, 0, 0, e) || (m->original && upg_session_truncate(m->original, 0, 0, e)) ? -1
+                                                                                                                    : 0;
 }
 
 static int measure_windows(upg_job *j, measurement *m, upg_error *e) {
     upg_compress_result *r = j->result;
-    const upg_text *text = &j->heldout;
-    for (int w = 0; w < text->n_windows; w++)
-        if (measure_window(j, m, text->tokens + (size_t)w * (size_t)text->window, text->window, e)) return -1;
+    for (int w = 0; w < j->heldout.n_windows; w++)
+        if (measure_window(j, m, w, e)) return -1;
     r->nll /= r->heldout_tokens;
     r->original_nll /= r->heldout_tokens;
     r->kl /= r->heldout_tokens;
     r->top1 /= r->heldout_tokens;
+    return 0;
+}
+
+static int tick(void *ctx, upg_error *e) {
+    return upg_job_progress(ctx, 0, "measuring", e);
+}
+
+// The original up to its last part, so that each part's weights go to the device once.
+static int run_parts(upg_job *j, measurement *m, upg_error *e) {
+    const char *path = upg_journal_file(j->journal, "heldout", e);
+    const upg_runner_options o = {j->heldout, &j->heldout.n_windows, 1, path, tick, j, j->math};
+    m->runner = path ? upg_runner_new(j->model->program, &o, j->pool, e) : NULL;
+    if (!m->runner) return -1;
+    for (; upg_runner_at(m->runner) + 1 < upg_runner_parts(m->runner); upg_runner_next(m->runner))
+        if (upg_runner_finish(m->runner, 0, 0, NULL, e)) return -1;
     return 0;
 }
 
@@ -73,8 +100,13 @@ int upg_job_measure(upg_job *j, upg_writer *w, upg_error *e) {
         .n_threads = j->options->n_threads, .context = j->heldout.window, .max_rows = BATCH, .max_logits = BATCH};
     upg_model *model = upg_writer_preview(w, &path, e) ? NULL : upg_model_open(path, e);
     if (model) m.session = upg_session_new(model, &o, e);
-    if (m.session) m.original = upg_session_new(j->model, &o, e);
-    int rc = m.original ? measure_windows(j, &m, e) : -1;
+    int rc = m.session ? 0 : -1;
+    if (!rc && j->math)
+        rc = run_parts(j, &m, e);
+    else if (!rc)
+        rc = (m.original = upg_session_new(j->model, &o, e)) ? 0 : -1;
+    if (!rc) rc = measure_windows(j, &m, e);
+    upg_runner_free(m.runner);
     upg_session_free(m.session);
     upg_session_free(m.original);
     upg_model_free(model);
