@@ -56,7 +56,7 @@ typedef struct upg_compress_result {
 void upg_compress_result_free(upg_compress_result *r);
 
 // Writes `out` only when it is whole; until then what is done lies in the folder `out`.partial, and the same call goes
-// on with it. The file is a function of source, texts and options alone (on one kind of processor), whatever the number
-// of threads and however often it was stopped.
+// on with it. The file is a function of source, texts and options alone (on one kind of processor, and of GPU where
+// that calibrates: UPG_DEVICE), whatever the number of threads and however often it was stopped.
 int upg_compress(const char *source, const char *out, const upg_compress_options *options, upg_compress_result *result,
                  upg_error *e);

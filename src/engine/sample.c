@@ -297,6 +297,20 @@ static upg_draw_edit *edit_of(const upg_sampler *s, upg_draw *d, int32_t token) 
     return &d->edits[d->n_edits++];
 }
 
+// How often each token was drawn. Counts are zeros again behind it.
+static void prepare_drawn(const upg_sampler *s, const int32_t *history, size_t n, upg_draw *d) {
+    const size_t first = s->options.n_prompt;
+    for (size_t i = first; i < n; i++)
+        if (history[i] >= 0 && history[i] < s->vocab_size) s->counts[history[i]]++;
+    for (size_t i = first; i < n; i++) {
+        if (history[i] < 0 || history[i] >= s->vocab_size || !s->counts[history[i]]) continue;
+        upg_draw_edit *e = d->draws ? edit_of(s, d, history[i]) : NULL;
+        d->draws = e;
+        if (e) e->count = s->counts[history[i]];
+        s->counts[history[i]] = 0;
+    }
+}
+
 void upg_sampler_prepare(const upg_sampler *s, const int32_t *history, size_t n, upg_draw *d) {
     const upg_sampling *o = &s->options;
     d->draws = true;
@@ -314,18 +328,13 @@ void upg_sampler_prepare(const upg_sampler *s, const int32_t *history, size_t n,
         d->draws = e;
         if (e) *e = (upg_draw_edit){.token = e->token, .what = UPG_EDIT_BIAS, .bias = o->bias[i].bias};
     }
-    const bool counts = s->counts, repeats = o->repeat_penalty != 1;
-    const size_t recent = n > REPEAT_WINDOW ? n - REPEAT_WINDOW : 0, first = !counts ? recent
-                                                                             : !repeats || o->n_prompt < recent
-                                                                                 ? o->n_prompt
-                                                                                 : recent;
-    for (size_t i = counts || repeats ? first : n; i < n && d->draws; i++) {
+    for (size_t i = n > REPEAT_WINDOW ? n - REPEAT_WINDOW : 0; i < n && o->repeat_penalty != 1 && d->draws; i++) {
         if (history[i] < 0 || history[i] >= s->vocab_size) continue;
         upg_draw_edit *e = edit_of(s, d, history[i]);
         d->draws = e;
-        if (e && repeats && i >= recent) e->what |= UPG_EDIT_REPEAT;
-        if (e && counts && i >= o->n_prompt) e->count++;
+        if (e) e->what |= UPG_EDIT_REPEAT;
     }
+    if (s->counts) prepare_drawn(s, history, n, d);
 }
 
 upg_log_sum upg_log_sum_of(const float *logits, int vocab_size) {

@@ -269,14 +269,6 @@ static double compress_on(const char *device, const char *name, const upg_compre
     return kl;
 }
 
-static void assert_same_file(const char *a, const char *b) {
-    char path[256];
-    upg_buf x = read_image(path_in(path, folder, a)), y = read_image(path_in(path, folder, b));
-    if (x.size != y.size || memcmp(x.data, y.data, x.size)) fail_msg("%s and %s differ", a, b);
-    upg_buf_free(&x);
-    upg_buf_free(&y);
-}
-
 static void compare_codes(const char *device) {
     const upg_compress_options all[] = {{.layer_bits = 4, .embedding_bits = 5, .rotation_seed = 3},
                                         {.layer_bits = 7, .embedding_bits = 8, .effort = UPG_EFFORT_FAST},
@@ -292,7 +284,7 @@ static void compare_codes(const char *device) {
         if (SANITIZED && i == 2) continue;
         const double there = compress_on(device, "there.upg", &all[i]), here = compress_on("cpu", "here.upg", &all[i]);
         if (!all[i].calibration)
-            assert_same_file("there.upg", "here.upg");
+            assert_same_file(folder, "there.upg", "here.upg");
         else if (!(here > 0 && there > 0.9 * here && there < 1.1 * here))
             fail_msg("KL %g there, %g here", there, here);
     }

@@ -46,6 +46,14 @@ static inline void compress_model(const char *source, const char *out, const upg
     upg_compress_result_free(&r);
 }
 
+static inline void assert_same_file(const char *folder, const char *a, const char *b) {
+    char path[256];
+    upg_buf x = read_image(path_in(path, folder, a)), y = read_image(path_in(path, folder, b));
+    if (x.size != y.size || memcmp(x.data, y.data, x.size)) fail_msg("%s and %s differ", a, b);
+    upg_buf_free(&x);
+    upg_buf_free(&y);
+}
+
 static inline void run_rows(upg_session *s, const upg_row *rows, int n) {
     upg_error e = {""};
     if (upg_session_run(s, rows, n, &e)) fail_msg("%s", e.message);

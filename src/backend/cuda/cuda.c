@@ -419,7 +419,9 @@ static int catch_up(cuda_gpu *g, upg_error *e) {
 
 static int launch(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     cuda_gpu *g = (cuda_gpu *)base;
-    if (catch_up(g, e)) return -1;
+    const bool reads = l->kernel == UPG_GPU_kernel_linear || l->kernel == UPG_GPU_kernel_attention_4 ||
+                       l->kernel == UPG_GPU_kernel_attention_8;
+    if (reads && catch_up(g, e)) return -1;
     CUdeviceptr weight = l->weight, work = l->work, kv = l->kv;
     void *params[] = {&weight, &work, &kv, (void *)l->args};
     const bool wide = l->kernel == UPG_GPU_kernel_rows || l->kernel == UPG_GPU_kernel_sample; // ROW_LANES

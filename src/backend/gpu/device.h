@@ -58,7 +58,8 @@ struct upg_gpu_api {
     int (*copy)(upg_gpu *g, upg_gpu_address to, upg_gpu_address from, size_t n, upg_error *e);
     int (*clear)(upg_gpu *g, upg_gpu_address at, size_t n, upg_error *e);
     int (*launch)(upg_gpu *g, const upg_gpu_launch *l, upg_error *e);
-    // Row ops in a way of the device's own. Returns 1 if it has none for them, and kernel_rows does them.
+    // Row ops in a way of the device's own. Returns 1 if it has none for them, and kernel_rows does them. What a
+    // QUANTISE gives is read by the products that follow it, up to the next row ops.
     int (*rows)(upg_gpu *g, const upg_gpu_launch *l, upg_error *e); // or NULL
     // Attention in a way of the device's own, all of it. Returns 1 if it has none for this.
     int (*attention)(upg_gpu *g, const upg_gpu_launch *l, upg_error *e); // or NULL

@@ -79,7 +79,7 @@ static int reserve(upg_math *m, const upg_backend_options *o, upg_error *e) {
     const size_t fixed = lay_out(m), matrix = aligned(m->sizes.matrix * 4), all = aligned(2 * m->sizes.part * 4);
     if (fixed / 4 > UINT32_MAX) return upg_fail(e, "the widest layer is too wide for a GPU");
     m->weights_bytes = all > matrix ? all : matrix;
-    int rc = m->api->reserve(m->gpu, fixed + m->weights_bytes, &m->base, NULL);
+    int rc = m->api->reserve(m->gpu, fixed + m->weights_bytes, &m->base, e);
     if (rc == UPG_NO_ROOM) {
         m->weights_bytes = matrix;
         rc = m->api->reserve(m->gpu, fixed + matrix, &m->base, e);
