@@ -133,7 +133,7 @@ static int run_stages(void *options_, upg_error *e) {
     double first = 0;
     if (!rc) printf("%-40s %12s %8s\n", "of Phi-4's shape, 3 bits, one row", "ms a layer", "of all");
     for (with.stage = 0; !rc && with.stage < STAGES; with.stage++) {
-        double few, many;
+        double few = 0, many = 0;
         with.real = backend->gpu;
         rc = time_of(backend, 1, o, seconds, pool, &few, e) ||
                      time_of(backend, 1 + o->layers, o, seconds, pool, &many, e)
