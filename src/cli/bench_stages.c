@@ -104,6 +104,7 @@ static int time_of(const upg_backend_api *backend, int layers, const options *o,
     return rc;
 }
 
+#ifdef UPG_CUDA
 static int find_driver(upg_error *e) {
     void *lib = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     void *take = lib ? dlsym(lib, "cuMemAlloc_v2") : NULL, *give = lib ? dlsym(lib, "cuMemFree_v2") : NULL;
@@ -112,6 +113,7 @@ static int find_driver(upg_error *e) {
     memcpy(&with.give, &give, sizeof give);
     return 0;
 }
+#endif
 
 static const upg_backend_api *the_gpu(upg_error *e) {
     const char *name = upg_backend_gpu(), *asked = getenv("UPG_DEVICE");
