@@ -4,7 +4,8 @@
 // A kernel is run by groups of lanes. Its body is a sequence of phases, LANES(j) { ... }: every lane j of the group
 // does the block, then all meet. On the host a phase is a loop over the lanes, on a GPU one pass of the body and a
 // barrier. What a lane keeps from a phase to the next is PRIVATE, what lanes share is SHARED; other variables have the
-// same value in all lanes. A phase is never inside a condition that lanes could answer differently, and is not left by
+// same value in all lanes. ONCE is a phase that one lane does for all (not LANES with `j == 0`: clang 14 vectorises
+// such a store wrongly). A phase is never inside a condition that lanes could answer differently, and is not left by
 // break, goto or return.
 //
 // Rules: pointers say where they point (GLOBAL, LOCAL; none: a lane's own variables); no recursion, function pointers,
@@ -40,15 +41,18 @@ FN void begin() {
 #define PRIVATE(type, name, n) type name[1][n]
 #define MINE(name, j)          name[0]
 #define LANES(j)               for (uint32_t j = threadIdx.x, once_ = 1; once_; once_ = 0, __syncthreads())
-#define ROW_LANES              1024
-#define UNROLL_(text)          _Pragma(#text)
-#define UNROLL(n)              UNROLL_(unroll n)
-#define bits_of(x)             __float_as_uint(x)
-#define float_of(u)            __uint_as_float(u)
-#define fused(a, b, c)         __fmaf_rn(a, b, c)
-#define rounded(x)             rintf(x)
-#define square_root(x)         sqrtf(x)
-#define bits_set(x)            ((uint32_t)__popcll(x))
+#define ONCE                                                                                                           \
+    for (uint32_t once_ = 1; once_; once_ = 0, __syncthreads())                                                        \
+        if (threadIdx.x == 0)
+#define ROW_LANES      1024
+#define UNROLL_(text)  _Pragma(#text)
+#define UNROLL(n)      UNROLL_(unroll n)
+#define bits_of(x)     __float_as_uint(x)
+#define float_of(u)    __uint_as_float(u)
+#define fused(a, b, c) __fmaf_rn(a, b, c)
+#define rounded(x)     rintf(x)
+#define square_root(x) sqrtf(x)
+#define bits_set(x)    ((uint32_t)__popcll(x))
 // Sum of four products of an unsigned and a signed byte, or of two signed ones, and c.
 FN int32_t dot_us(uint32_t a, uint32_t b, int32_t c) {
     int32_t d;
@@ -119,7 +123,8 @@ FN void sum_of_32(const int32_t *in, int32_t *out) {
 #define PRIVATE(type, name, n) type name[256][n]
 #define MINE(name, j)          name[j]
 #define LANES(j)               for (uint32_t j = 0; j < 256; j++)
-#define ROW_LANES              256
+#define ONCE
+#define ROW_LANES 256
 #define UNROLL(n)
 #define bits_of(x)     upg_bits(x)
 #define float_of(u)    upg_float(u)

@@ -273,9 +273,7 @@ KERNEL(kernel_rows, gpu_rows_args, ROW_LANES) {
         GLOBAL const float *vector = WORK(const float, op->vector);
         switch (op->kind) {
         case ROW_EMBED: // a run begins
-            LANES(j) {
-                if (j == 0) *flag = 0;
-            }
+            ONCE *flag = 0;
             row_embed(a, op, WORK(const uint32_t, a->batch.tokens)[row], weight, work,
                       (GLOBAL int32_t *)(GLOBAL void *)scratch, out);
             break;

@@ -90,7 +90,7 @@ FN uint32_t sample_bin(float top, float logit, float temperature) {
 // The keys of the logits that are at least `least` and in the first bins, in no order; their number.
 FN uint32_t sample_collect(GLOBAL const float *logits, uint32_t n, float top, float least, uint32_t last_bin,
                            float temperature, LOCAL uint64_t *keys, LOCAL uint32_t *count) {
-    LANES(j) if (j == 0) *count = 0;
+    ONCE *count = 0;
     LANES(j) {
         for (uint32_t i = j; i < n; i += SAMPLE_BATCH * ROW_LANES) {
             float l[SAMPLE_BATCH];
@@ -119,12 +119,10 @@ FN uint32_t sample_cut(GLOBAL const float *logits, uint32_t n, float top, uint32
             }
         }
     }
-    LANES(j) {
-        if (j == 0) {
-            uint32_t bin = 0, sum = bins[0];
-            while (bin < SAMPLE_BINS - 1 && sum < wanted) sum += bins[++bin];
-            *cut = bin;
-        }
+    ONCE {
+        uint32_t bin = 0, sum = bins[0];
+        while (bin < SAMPLE_BINS - 1 && sum < wanted) sum += bins[++bin];
+        *cut = bin;
     }
     return *cut;
 }
@@ -148,8 +146,8 @@ KERNEL(kernel_sample, gpu_sample_args, ROW_LANES) {
             before[i] = logits[edits[i].token];
             logits[edits[i].token] = sample_edited(&d, &edits[i], before[i]);
         }
-        if (j == 0) *drawn = -1;
     }
+    ONCE *drawn = -1;
     LANES(j) {
         uint64_t first = ~(uint64_t)0;
         for (uint32_t i = j; i < a->n; i += SAMPLE_BATCH * ROW_LANES) {
@@ -164,9 +162,9 @@ KERNEL(kernel_sample, gpu_sample_args, ROW_LANES) {
         keys[j] = first;
     }
     for (uint32_t h = ROW_LANES / 2; h; h /= 2) LANES(j) if (j < h && keys[j + h] < keys[j]) keys[j] = keys[j + h];
-    LANES(j) if (j == 0) best[0] = keys[0];
+    ONCE best[0] = keys[0];
     if (d.kind == SAMPLE_GREEDY) {
-        LANES(j) if (j == 0) *drawn = (int32_t)(uint32_t)best[0];
+        ONCE *drawn = (int32_t)(uint32_t)best[0];
     }
     if (d.kind == SAMPLE_DRAW) {
         const float largest = sample_logit(best[0]), least = largest - 16.7f * d.temperature; // engine/sample.c: FAR
@@ -182,13 +180,13 @@ KERNEL(kernel_sample, gpu_sample_args, ROW_LANES) {
             LANES(j) for (uint32_t i = m + j; i < size; i += ROW_LANES) keys[i] = ~(uint64_t)0;
             sample_sort(keys, size);
             const uint32_t n = d.top_k && d.top_k < m ? d.top_k : m;
-            LANES(j) if (j == 0) best[0] = keys[0];
+            ONCE best[0] = keys[0];
             const float top = sample_logit(best[0]);
             LANES(j) for (uint32_t i = j; i < n; i += ROW_LANES) {
                 const float p = exponential(sample_logit(keys[i]) - top);
                 keys[i] = (uint64_t)bits_of(p) << 32 | (uint32_t)keys[i];
             }
-            LANES(j) if (j == 0) *drawn = (int32_t)sample_pick(&d, keys, n);
+            ONCE *drawn = (int32_t)sample_pick(&d, keys, n);
         }
     }
     LANES(j) for (uint32_t i = j; i < d.n_edits; i += ROW_LANES) logits[edits[i].token] = before[i];
