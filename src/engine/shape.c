@@ -18,8 +18,10 @@ static const upg_shape shapes[] = {
     {"phi-4", "Phi3ForCausalLM", true, false, 5120, 17920, 40, 40, 10, 128, 100352, 16384, 250000, 1},
     {"phi-4-mini", "Phi3ForCausalLM", true, true, 3072, 8192, 32, 24, 8, 128, 200064, 131072, 10000, .75},
     {"llama-3-8b", "LlamaForCausalLM", false, false, 4096, 14336, 32, 32, 8, 128, 128256, 8192, 500000, 1},
-    {"smollm2-135m", "LlamaForCausalLM", false, true, 576, 1536, 30, 9, 3, 64, 49152, 8192, 100000, 1}};
-const char upg_shape_names[] = "phi-4, phi-4-mini, llama-3-8b, smollm2-135m";
+    {"smollm2-135m", "LlamaForCausalLM", false, true, 576, 1536, 30, 9, 3, 64, 49152, 8192, 100000, 1},
+    {"qwen2.5-0.5b", "Qwen2ForCausalLM", false, true, 896, 4864, 24, 14, 2, 64, 151936, 32768, 1000000, 1},
+    {"qwen3-0.6b", "Qwen3ForCausalLM", false, true, 1024, 3072, 28, 16, 8, 128, 151936, 40960, 1000000, 1}};
+const char upg_shape_names[] = "phi-4, phi-4-mini, llama-3-8b, smollm2-135m, qwen2.5-0.5b, qwen3-0.6b";
 
 const upg_shape *upg_shape_find(const char *name) {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
@@ -102,6 +104,14 @@ static void add(builder *b, int64_t rows, int64_t cols, int s, const char *name)
     if (rows > 1) t->scale = (const float *)take(b, (size_t)rows * sizeof(float));
 }
 
+static void add_vector(builder *b, int64_t n, const char *name) {
+    upg_tensor *t = &b->w->tensors[b->w->n];
+    snprintf(b->names[b->w->n], NAME, "%s", name);
+    *t = (upg_tensor){.name = b->names[b->w->n++], .rows = 1, .cols = n, .encoding = UPG_F32};
+    t->bytes = upg_encoded_bytes(UPG_F32, 0, 1, n);
+    t->data = (const uint8_t *)take(b, t->bytes);
+}
+
 static void add_layer(builder *b, const upg_shape *shape, int layer, int s) {
     int h = shape->hidden, q = shape->heads * shape->head_dim, kv = shape->kv_heads * shape->head_dim, f = shape->ffn;
     const struct {
@@ -117,7 +127,18 @@ static void add_layer(builder *b, const upg_shape *shape, int layer, int s) {
                   {"post_attention_layernorm", 1, h},
                   {"self_attn.o_proj", h, q},
                   {"mlp.down_proj", h, f}};
+    // Biases of Qwen2, norms of heads in Qwen3.
+    const bool biases = !strcmp(shape->architecture, "Qwen2ForCausalLM"),
+               norms = !strcmp(shape->architecture, "Qwen3ForCausalLM");
     char name[NAME];
+    for (int i = 0; i < 3 && biases; i++) {
+        snprintf(name, NAME, "model.layers.%d.%s.bias", layer, apart[i].name);
+        add_vector(b, apart[i].rows, name);
+    }
+    for (int i = 0; i < 2 && norms; i++) {
+        snprintf(name, NAME, "model.layers.%d.self_attn.%c_norm.weight", layer, "qk"[i]);
+        add_vector(b, shape->head_dim, name);
+    }
     for (int i = 0; i < (shape->fused ? 2 : 5); i++) {
         snprintf(name, NAME, "model.layers.%d.%s", layer, shape->fused ? fused[i].name : apart[i].name);
         add(b, shape->fused ? fused[i].rows : apart[i].rows, h, s, name);
@@ -177,7 +198,7 @@ static int fill_all(builder *b, upg_error *e) {
 }
 
 static int fill_weights(upg_weights *w, const upg_shape *shape, int layers, bits k, upg_error *e) {
-    size_t most = (size_t)layers * 9 + 3; // tensors
+    size_t most = (size_t)layers * 12 + 3; // tensors
     builder b = {.w = w};
     w->tensors = upg_alloc(most, sizeof *w->tensors, e);
     w->storage = upg_alloc(1, sizeof *w->storage, e);

@@ -139,6 +139,14 @@ static void software_models(void **state) {
     (void)state;
     compare_made("software");
 }
+// Biases and norms of heads, in whole groups of columns.
+static void software_shapes(void **state) {
+    (void)state;
+    static const int sizes[] = {1, 2};
+    if (SANITIZED) return;
+    compare_shape("software", "qwen2.5-0.5b", 1, 3, sizes, COUNT(sizes));
+    compare_shape("software", "qwen3-0.6b", 1, 3, sizes, COUNT(sizes));
+}
 static void software_tales(void **state) {
     (void)state;
     compare_tales("software", SANITIZED ? 8 : 16);
@@ -244,6 +252,9 @@ static void gpu_shapes(void **state) {
     static const int sizes[] = {1, 2, 8, 9, 16, 17, 32, 33, 64, 65, 300};
     static const double bits[] = {2, 2.5, 3, 3.5, 4, 8};
     for (size_t i = 0; i < COUNT(bits); i++) compare_shape("cuda", "smollm2-135m", 3, bits[i], sizes, COUNT(sizes));
+    static const int few[] = {1, 3, 20, 100};
+    compare_shape("cuda", "qwen2.5-0.5b", 2, 3, few, COUNT(few));
+    compare_shape("cuda", "qwen3-0.6b", 2, 3.5, few, COUNT(few));
 }
 static void gpu_phi4(void **state) {
     (void)state;
@@ -382,10 +393,10 @@ static int clean_up(void **state) {
 int main(int argc, char **argv) {
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(software_models), cmocka_unit_test(software_tales), cmocka_unit_test(software_split),
-        cmocka_unit_test(software_blocks), cmocka_unit_test(software_codes), cmocka_unit_test(gpu_codes),
-        cmocka_unit_test(software_draws),  cmocka_unit_test(gpu_draws),      cmocka_unit_test(gpu_blocks),
-        cmocka_unit_test(gpu_split),       cmocka_unit_test(gpu_models),     cmocka_unit_test(gpu_tales),
-        cmocka_unit_test(gpu_shapes),      cmocka_unit_test(gpu_phi4)};
+        cmocka_unit_test(software_models), cmocka_unit_test(software_tales),  cmocka_unit_test(software_shapes),
+        cmocka_unit_test(software_split),  cmocka_unit_test(software_blocks), cmocka_unit_test(software_codes),
+        cmocka_unit_test(gpu_codes),       cmocka_unit_test(software_draws),  cmocka_unit_test(gpu_draws),
+        cmocka_unit_test(gpu_blocks),      cmocka_unit_test(gpu_split),       cmocka_unit_test(gpu_models),
+        cmocka_unit_test(gpu_tales),       cmocka_unit_test(gpu_shapes),      cmocka_unit_test(gpu_phi4)};
     return cmocka_run_group_tests(tests, make_folder, clean_up);
 }
