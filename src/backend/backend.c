@@ -94,7 +94,7 @@ int upg_math_new(upg_math **m, const upg_math_sizes *sizes, upg_pool *pool, upg_
     const bool any = !strcmp(o.device, "auto");
     *m = NULL;
     *e = (upg_error){""};
-    for (size_t i = 0; i < N_BACKENDS && !*m; i++) {
+    for (size_t i = 0; i < N_BACKENDS; i++) {
         const upg_backend_api *api = backends[i];
         if (any ? !api->math || !api->present() : !is_named(api, o.device)) continue;
         if (api->math) *m = api->math(&o, sizes, e);

@@ -14,7 +14,8 @@ static const char *const stages[STAGES] = {"memory for every call", "a layer's a
                                            "one graph a token"};
 
 typedef struct options {
-    int layers, tokens;
+    bench_source source;
+    int tokens;
 } options;
 
 // What the wrapped functions go by; one backend at a time.
@@ -83,7 +84,7 @@ static int run_tokens(upg_backend *b, const options *o, double *seconds, upg_err
 
 static int time_of(const upg_backend_api *backend, int layers, const options *o, double *seconds, upg_pool *pool,
                    double *median, upg_error *e) {
-    upg_model *m = upg_model_of_shape(upg_shape_find("phi-4"), layers, 3, 3.2, e);
+    upg_model *m = upg_model_of_shape(upg_shape_find(o->source.shape), layers, o->source.layer_bits, o->source.bits, e);
     if (!m) return -1;
     upg_gpu_api api = *backend->gpu;
     with.row = (size_t)m->config.ffn_size * 8;
@@ -133,15 +134,15 @@ static int run_stages(void *options_, upg_error *e) {
     double *seconds = pool ? upg_alloc((size_t)o->tokens, sizeof *seconds, e) : NULL;
     int rc = seconds ? 0 : -1;
     double first = 0;
-    if (!rc) printf("%-40s %12s %8s\n", "of Phi-4's shape, 3 bits, one row", "ms a layer", "of all");
+    const int layers = o->source.layers;
+    if (!rc) printf("%-40s %12s %8s\n", o->source.shape, "ms a layer", "of all");
     for (with.stage = 0; !rc && with.stage < STAGES; with.stage++) {
         double few = 0, many = 0;
         with.real = backend->gpu;
-        rc = time_of(backend, 1, o, seconds, pool, &few, e) ||
-                     time_of(backend, 1 + o->layers, o, seconds, pool, &many, e)
+        rc = time_of(backend, 1, o, seconds, pool, &few, e) || time_of(backend, 1 + layers, o, seconds, pool, &many, e)
                  ? -1
                  : 0;
-        const double layer = (many - few) / o->layers;
+        const double layer = (many - few) / layers;
         if (with.stage == 0) first = layer;
         if (!rc) printf("%-40s %12.4f %7.0f%%\n", stages[with.stage], layer * 1e3, 100 * layer / first);
         fflush(stdout);
@@ -152,12 +153,11 @@ static int run_stages(void *options_, upg_error *e) {
 }
 
 static const cli_option options_of_stages[] = {
-    {"layers", 0, "N", "layers that are timed (default 4)", CLI_INT, offsetof(options, layers), 1, 100, NULL},
     {"tokens", 'n', "N", "tokens of a measurement (default 50)", CLI_INT, offsetof(options, tokens), 1, 200, NULL},
     {0}};
 
 static int run(int argc, char **argv) {
-    options o = {.layers = 4, .tokens = 50};
+    options o = {.source = {.shape = "phi-4", .layers = 4, .layer_bits = 3, .bits = 3.2}, .tokens = 50};
     int status = cli_parse(&cli_bench_stages, argc, argv, &o, NULL);
     return status >= 0 ? status : bench_run(run_stages, &o);
 }
@@ -167,8 +167,9 @@ const cli_verb cli_bench_stages = {
     .summary = "what a GPU loses to memory made for every call, transfers, and waiting",
     .arguments = "[OPTIONS]",
     .about =
-        "Runs layers of Phi-4's shape with random weights, one row at a time, in five stages: each leaves out one\n"
-        "loss of the one before, and the last is how UPG runs. Medians, as the time that a layer more takes.\n",
+        "Runs layers of a shape (default phi-4, 4 layers, 3 bits) with random weights, one row at a time, in five\n"
+        "stages: each leaves out one loss of the one before, and the last is how UPG runs. Medians, as the time that\n"
+        "a layer more takes.\n",
     .devices = true,
-    .groups = {{options_of_stages, 0}},
+    .groups = {{options_of_stages, 0}, {bench_source_options, offsetof(options, source)}},
     .run = run};

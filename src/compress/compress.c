@@ -7,6 +7,7 @@
 #include "compress/job.h"
 #include "compress/sensitivity.h"
 #include "format/upg_file.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -342,10 +343,12 @@ static int measure_sensitivity(upg_job *j, upg_error *e) {
 // Bytes that the widest layer needs at once: its inputs' moments, what its matrices become, a window's activations.
 static double needed_memory(const upg_job *j) {
     const upg_program *p = j->model->program;
-    double widest = 0, values = 0, row = 0, embedding = 0;
+    double widest = 0, values = 0, row = 0, embedding = 0, largest = 0;
     for (size_t i = 0; i < j->n; i++)
         if (j->source[i] && !strcmp(j->out[i].name, "model.embed_tokens.weight"))
             embedding = 4.0 * (double)j->out[i].rows * (double)j->out[i].cols;
+    for (size_t i = 0; i < j->n; i++)
+        if (j->source[i]) largest = fmax(largest, (double)j->out[i].rows * (double)j->out[i].cols);
     for (int i = 0; i < p->n_buffers; i++) row += i == p->logits ? 0 : p->widths[i];
     for (int i = 0; i < p->n_ops; i++) {
         const upg_op *op = &p->ops[i];
@@ -356,6 +359,8 @@ static double needed_memory(const upg_job *j) {
     }
     double threads = upg_pool_threads(j->pool), window = j->text.n_windows ? j->text.window : 0;
     double coding = 128 * 21 * widest * threads;
+    if (j->math) // rows, targets, codes and weights of what is coded at once, and what passes to the device
+        coding = 128 * 4 * widest * threads + 9.5 * fmin(largest, upg_math_rows(j->math, (int)widest) * widest) + 1e8;
     double fitting = j->text.n_windows ? 8 * widest * widest + 2.2 * values + window * 4 * (row + 2 * widest) : 0;
     return coding + (fitting > embedding ? fitting : embedding) + 2e8;
 }

@@ -113,6 +113,10 @@ static int n_groups(const upg_encoder *en) {
     return (int)((en->w->rows + en->task_rows - 1) / en->task_rows);
 }
 
+static bool on_device(const upg_encoder *en) {
+    return en->math && en->encoding == UPG_TRELLIS;
+}
+
 static int reserve(upg_encoder *en, upg_error *e) {
     size_t n = (size_t)en->n, groups = (size_t)n_groups(en);
     if (!(en->sign = upg_alloc(n, sizeof *en->sign, e)) || !(en->errors = upg_alloc(groups, sizeof *en->errors, e)) ||
@@ -122,6 +126,10 @@ static int reserve(upg_encoder *en, upg_error *e) {
     for (int i = 0; i < en->n_threads; i++) {
         struct group_work *w = &en->work[i];
         size_t all = n * (size_t)en->task_rows;
+        if (on_device(en)) { // whose rows are in `many`
+            if (!(w->error = upg_alloc(all, sizeof(float), e))) return -1;
+            continue;
+        }
         if (!(w->rows = upg_alloc(all, sizeof(float), e)) || !(w->target = upg_alloc(all, sizeof(float), e)) ||
             !(w->sum = upg_alloc(all, sizeof(float), e)) || !(w->error = upg_alloc(all, sizeof(float), e)) ||
             !(w->codes = upg_alloc(n * 2 * GROUP, 4, e)) || !(w->decoded = upg_alloc(all, 1, e)))
@@ -444,7 +452,7 @@ int upg_encode_matrix(upg_encoder *en, const upg_tensor *w, const upg_writer_ten
     atomic_store(&en->bad_row, -1);
     atomic_store(&en->no_memory, false);
     int rc = reserve(en, e), groups = n_groups(en);
-    if (!rc && en->math && en->encoding == UPG_TRELLIS)
+    if (!rc && on_device(en))
         rc = code_on_device(en, e);
     else if (!rc)
         upg_pool_run(en->pool, group_task, en, groups);

@@ -17,7 +17,7 @@ enum {
 
 // The batch, as it lies in work memory: written before each run.
 typedef struct gpu_batch {
-    uint32_t header;    // [4]: rows, wanted rows, spans, wide spans
+    uint32_t counts;    // [2]: spans, wide spans
     uint32_t tokens;    // [max_rows]
     uint32_t positions; // [max_rows]
     uint32_t table;     // [max_rows] offset of the row's block table

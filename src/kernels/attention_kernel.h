@@ -4,7 +4,7 @@ KERNEL(ATTENTION, gpu_attention_args, GROUP_LANES) {
     const gpu_heads *h = &a->heads;
     const uint32_t dim = h->head_dim, D = h->D, span = GROUP_X, per_kv = h->n_heads / h->n_kv_heads,
                    skipped = GROUP_Y % a->parts * a->heads_a_group;
-    if (span >= WORK(const uint32_t, a->batch.header)[2]) return;
+    if (span >= WORK(const uint32_t, a->batch.counts)[0]) return;
     attention_group t;
     GLOBAL const uint32_t *place_of = WORK(const uint32_t, a->batch.spans) + 4 * span;
     t.row = place_of[0];

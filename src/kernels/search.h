@@ -94,7 +94,7 @@ FN uint32_t search_pruned(uint32_t word, uint32_t threshold) {
     return (low > threshold ? 65535 : low) | (high > threshold ? 65535 : high) << 16;
 }
 
-// What tile k inherits (start), or nothing: the costs behind the last step. `rows`: where step i's costs lie.
+// The costs behind the last step: nothing if it leaves what the tile inherits (start), or whatever it leaves.
 FN void search_ends(const gpu_search_args *a, LOCAL const uint32_t *start, uint32_t bound, GLOBAL uint32_t *cost,
                     LOCAL uint32_t *next) {
     LANES(j) {
@@ -108,7 +108,8 @@ FN void search_ends(const gpu_search_args *a, LOCAL const uint32_t *start, uint3
     }
 }
 
-// Costs to go before `steps` steps from step `first` on: of those after the first, or of all (last = 0).
+// Costs to go before `steps` steps from step `first` on, down to step `last` of them: 0, or 1 where the first one's are
+// not asked for. costs: of steps 0, 1, ... of the pass.
 FN void search_costs(const gpu_search_args *a, uint32_t first, uint32_t steps, uint32_t last,
                      LOCAL const uint32_t *target, LOCAL const int32_t *constant, GLOBAL const uint16_t *half,
                      GLOBAL uint32_t *costs, LOCAL uint32_t *next, LOCAL uint32_t *least) {

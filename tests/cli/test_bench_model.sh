@@ -63,6 +63,11 @@ ops = {r["op"]: r for r in d["ops"]}
 assert ops["mlp.down_proj"]["ops"] == 2 and ops["mlp.down_proj"]["row_gweights"] >= 0 and ops["add"]["row_gweights"] is None
 END_PY
 }
+stages() {
+    exits 0 env UPG_DEVICE=software "$upg" bench stages --shape smollm2-135m --layers 1 -n 1 && [ "$(wc -l <"$work/out")" = 6 ] &&
+        grep -qE '^memory for every call +-?[0-9.]+ +100%$' "$work/out" && grep -qE '^one graph a token +-?[0-9.]+ ' "$work/out" &&
+        exits 1 env UPG_DEVICE=cpu "$upg" bench stages && says "there is no GPU" && exits 2 "$upg" bench stages --shape none
+}
 layers="--shape smollm2-135m --sizes 128,256 --counts 1,2"
 layers() {
     exits 0 "$upg" bench layers $layers -r 1 --no-baselines && grep -qE '^UPG +[0-9.]+ ' "$work/out" && grep -q '^UPG_Layers/hidden_256 *time: *\[' "$work/out" &&
@@ -87,5 +92,6 @@ check "bench refuses" refusals
 checkpy "bench --plot" roofline
 check "bench ops" ops
 checkpy "bench ops: JSON and CSV" ops_formats
+check "bench stages" stages
 check "bench layers" layers
 checkpy "bench layers beside Python" layers_json

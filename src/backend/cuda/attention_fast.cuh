@@ -26,7 +26,7 @@ template <int DIM, int Q> FN void attend(float *work, uint8_t *kv, const attend_
                    heads = min(per_kv - skipped, a->heads_a_group), head = kv_head * per_kv + skipped,
                    block = blockIdx.z, base = block * KEY_BLOCK;
     begin();
-    if (blockIdx.x >= ((const uint32_t *)work + a->batch.header)[2]) return;
+    if (blockIdx.x >= ((const uint32_t *)work + a->batch.counts)[0]) return;
     const uint4 span = ((const uint4 *)(work + a->batch.spans))[blockIdx.x]; // row, rows, position, table
     const uint32_t row = span.x, position = span.z, queries = span.y * heads, last = position + span.y - 1,
                    low = first_seen(a, position) / KEY_BLOCK, high = last / KEY_BLOCK;

@@ -18,7 +18,7 @@ template <int DIM> FN void attend_many(float *work, uint8_t *kv, const attend_ar
                    kv_head = blockIdx.y / a->parts, heads = min(per_kv - skipped, a->heads_a_group),
                    head = kv_head * per_kv + skipped;
     begin();
-    if (blockIdx.x >= ((const uint32_t *)work + a->batch.header)[3]) return;
+    if (blockIdx.x >= ((const uint32_t *)work + a->batch.counts)[1]) return;
     const uint4 span = ((const uint4 *)(work + a->batch.wide_spans))[blockIdx.x]; // row, rows, position, table
     const uint32_t row = span.x, position = span.z, queries = span.y * heads, last = position + span.y - 1,
                    low = first_seen(a, position) / KEY_BLOCK, high = last / KEY_BLOCK;

@@ -11,6 +11,7 @@
 enum {
     SPLIT_ROWS = 64, // attention of at most so many rows is split by blocks of keys
     GRAPH_ROWS = 64, // runs of at most so many rows are kept as graphs
+    ADD_ROWS = 64,   // products of at most so many rows add to what is there
     DRAW_WORDS = sizeof(gpu_draw) / 4,
     EDIT_WORDS = sizeof(gpu_draw_edit) / 4,
     ALIGN = 256
@@ -63,7 +64,7 @@ static uint32_t take(gpu_backend *b, size_t words) {
 static void lay_out_batch(gpu_backend *b) {
     const size_t rows = (size_t)b->options.max_rows;
     gpu_batch *t = &b->rows.batch;
-    t->header = take(b, 4);
+    t->counts = take(b, 2);
     t->tokens = take(b, rows);
     t->positions = take(b, rows);
     t->table = take(b, rows);
@@ -350,12 +351,10 @@ static void stage_batch(gpu_backend *b, const upg_batch *batch) {
         s[t->table + i] = table;
         memcpy(s + table, batch->blocks[i], used * sizeof *s); // rows of a sequence go up: the last has it all
     }
-    s[t->header] = n;
-    s[t->header + 1] = b->n_wanted;
-    s[t->header + 2] = stage_spans(b, batch, t->spans, most);
-    s[t->header + 3] = b->n_wide = stage_spans(b, batch, t->wide_spans, GPU_WIDE_QUERIES / heads);
+    s[t->counts] = stage_spans(b, batch, t->spans, most);
+    s[t->counts + 1] = b->n_wide = stage_spans(b, batch, t->wide_spans, GPU_WIDE_QUERIES / heads);
     b->n_queries = 0;
-    for (uint32_t i = 0; i < s[t->header + 2]; i++) {
+    for (uint32_t i = 0; i < s[t->counts]; i++) {
         const uint32_t queries = s[t->spans + 4 * i + 1] * heads;
         if (queries > b->n_queries) b->n_queries = queries;
     }
@@ -460,10 +459,9 @@ static bool is_done_with(const gpu_backend *b, int buffer, int from) {
 static bool is_added(const gpu_backend *b, const upg_op *op) {
     const upg_op *next = op + 1;
     const int i = (int)(next - b->program->ops);
-    return i < b->program->n_ops && next->kind == UPG_OP_ADD && next->in == op->out &&
-           is_done_with(b, op->out, i + 1) && !op->out_col && !next->out_col &&
-           next->n == (int)b->matrices[op->weight].args.rows && next->n == b->program->widths[op->out] &&
-           b->n_rows <= GRAPH_ROWS && !b->options.seconds;
+    return b->n_rows <= ADD_ROWS && !b->options.seconds && i < b->program->n_ops && next->kind == UPG_OP_ADD &&
+           next->in == op->out && !op->out_col && !next->out_col && next->n == (int)b->matrices[op->weight].args.rows &&
+           next->n == b->program->widths[op->out] && is_done_with(b, op->out, i + 1);
 }
 
 // Returns how many ops that was.

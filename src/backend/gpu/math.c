@@ -52,14 +52,16 @@ static upg_gpu_address take(size_t *at, size_t bytes) {
     return from;
 }
 
+enum { OF_STATE = (UPG_TRELLIS_STEPS + 1) * 8 }; // bytes of a group's costs for one state, four tiles together
+
 static size_t lay_out(upg_math *m) {
     const upg_math_sizes *s = &m->sizes;
     const size_t n = (size_t)s->inputs, most = aligned(s->matrix + 256 * n);
     size_t at = 0;
     m->coded = most < CODED ? most : CODED > 256 * n ? CODED : 256 * n;
-    m->costs_bytes = m->coded / 1024 * ((size_t)129 * 4096 * 8); // of every group of tiles there is
+    m->costs_bytes = m->coded / 1024 * ((size_t)OF_STATE * 4096); // of every group of tiles there is
     if (m->costs_bytes > COSTS) m->costs_bytes = COSTS;
-    if (m->costs_bytes < 129 * 4096 * 8) m->costs_bytes = 129 * 4096 * 8;
+    if (m->costs_bytes < OF_STATE * 4096) m->costs_bytes = OF_STATE * 4096;
     m->half = take(&at, 65536 * 2);
     m->x = take(&at, 2 * (size_t)s->rows * n * 4);
     m->y = take(&at, (size_t)s->rows * (size_t)s->outputs * 4);
@@ -73,6 +75,12 @@ static size_t lay_out(upg_math *m) {
     m->costs = take(&at, m->costs_bytes);
     m->weights = take(&at, 0);
     return at;
+}
+
+// Waits, so that what was staged may change.
+static int wait(upg_math *m, upg_error *e) {
+    uint32_t word;
+    return m->api->read(m->gpu, &word, m->base + m->half, sizeof word, e);
 }
 
 static int reserve(upg_math *m, const upg_backend_options *o, upg_error *e) {
@@ -96,9 +104,7 @@ static int reserve(upg_math *m, const upg_backend_options *o, upg_error *e) {
     if (m->staged) {
         if (m->api->pin) m->api->pin(m->gpu, m->staged, m->staged_floats * sizeof *m->staged);
         upg_search_half_squares(half);
-        rc = m->api->write(m->gpu, m->base + m->half, half, 65536 * sizeof *half, e);
-        uint32_t word; // waits
-        rc = rc || m->api->read(m->gpu, &word, m->base + m->half, sizeof word, e);
+        rc = m->api->write(m->gpu, m->base + m->half, half, 65536 * sizeof *half, e) || wait(m, e);
     } else {
         rc = -1;
     }
@@ -127,12 +133,6 @@ void upg_math_free(upg_math *m) {
 }
 const char *upg_math_path(const upg_math *m) {
     return m->api->path(m->gpu);
-}
-
-// Waits, so that what was staged may change.
-static int wait(upg_math *m, upg_error *e) {
-    uint32_t word;
-    return m->api->read(m->gpu, &word, m->base + m->half, sizeof word, e);
 }
 
 static void copy_task(void *ctx, int row, int thread) {
@@ -343,7 +343,7 @@ static int search(upg_math *m, const upg_math_codes *c, uint32_t first, uint32_t
     int around;
     uint16_t threshold;
     upg_search_settings(c->mode, c->s, &around, &threshold);
-    const size_t of_group = (size_t)129 * (65536u >> c->s) * 8;
+    const size_t of_group = (size_t)OF_STATE * (65536u >> c->s);
     const uint32_t bands = (uint32_t)c->rows / 16, tiles = bands * steps, groups = (tiles + 3) / 4,
                    room = (uint32_t)(m->costs_bytes / of_group);
     const gpu_search_args a = {.s = (uint32_t)c->s,

@@ -113,6 +113,7 @@ static float *floats_at(upg_gpu_address at) {
     return (float *)(uintptr_t)at;
 }
 
+// Plain loops: this is linked without a BLAS, too, where the kernels are run for another processor.
 static int product(upg_gpu *g, const upg_gpu_product *p, upg_error *e) {
     (void)g, (void)e;
     const float *a = floats_at(p->a), *b = floats_at(p->b);
