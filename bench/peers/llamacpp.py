@@ -87,11 +87,11 @@ class Upg:
 
 
 class Llama:
-    def __init__(self, path, threads, context, repack=True):
+    def __init__(self, path, threads, context, repack=True, gpu=False):
         self.path, self.log = path, []
         llama_cpp = self.lib = quiet_llama_cpp(self.log.append)
         params = llama_cpp.llama_model_default_params()
-        params.n_gpu_layers = 0
+        params.n_gpu_layers = 9999 if gpu else 0
         params.use_extra_bufts = repack  # weights laid out anew for AVX-512 and AMX; the default
         self.model = llama_cpp.llama_model_load_from_file(path.encode(), params)
         if not self.model:

@@ -8,12 +8,15 @@ repetition of `upg bench --shape`; llama.cpp's is that of llamacpp.py beside thi
 takes it, keys and values in F16, weights repacked for the machine where it can. Speed depends on sizes and types only, so the
 figures are those of a real model. What the columns mean: docs/speed.md.
 
+With --device cuda both run on the GPU, llama.cpp with all layers there: its package must have been built with CUDA
+(CMAKE_ARGS=-DGGML_CUDA=on pip install --no-binary llama-cpp-python llama-cpp-python).
+
 llama.cpp's files are made here and kept in --work: Gaussian weights, a million of them quantised by llama.cpp and repeated. What type
 each tensor has is asked of llama.cpp, which quantises a tiny model of as many layers with an importance matrix, as those who publish
 such files do. The whole of phi-4 takes 5 to 9 GB of disk a type. Installs nothing: run it with the interpreter that has the packages.
 
     bench/peers/shapes.py --shape phi-4 [--layers N] [--types Q2_K,Q4_K_M] [--layer-bits 4] [--prompt 512] [--decode 16] [--depth N]
-        [--rounds 5] [--threads N] [--no-repack] [--build build] [--work FOLDER] [--json FILE]
+        [--rounds 5] [--threads N] [--no-repack] [--device cuda] [--build build] [--work FOLDER] [--json FILE]
 """
 import argparse
 import collections
@@ -157,21 +160,21 @@ def peak_memory():
 
 
 def one(args):
-    e = peer.Llama(args.one, args.threads, args.depth + max(args.prompt, args.decode), not args.no_repack)
+    e = peer.Llama(args.one, args.threads, args.depth + max(args.prompt, args.decode), not args.no_repack, args.device != "cpu")
     result = peer.measure(e, args.prompt, args.decode, args.depth)
     print(json.dumps(result | {"peak": peak_memory()} | llama_log("".join(e.log).splitlines())))
 
 
 def measure_llama(path, args):
     return peer.run_json([sys.executable, os.path.abspath(__file__), "--one", path, *(f"--{k}={getattr(args, k)}" for k in (
-        "threads", "prompt", "decode", "depth")), *(["--no-repack"] if args.no_repack else [])], path)
+        "threads", "prompt", "decode", "depth", "device")), *(["--no-repack"] if args.no_repack else [])], path)
 
 
 def measure_upg(options, args):
     """The first repetition is the warm-up, since upg bench itself warms up with one token."""
     found = peer.run_json([os.path.join(args.build, "upg"), "bench", "--shape", args.shape, "--layers", str(args.layers), "-p", str(args.prompt),
                            "-n", str(args.decode), "-d", str(args.depth), "-t", str(args.threads), "-r", "2", "--rows", str(peer.MAX_ROWS),
-                           "-o", "json", *options], "upg bench")
+                           "--device", args.device, "-o", "json", *options], "upg bench")
     result = {"prompt": None, "decode": None, "peak": found["peak_bytes"], "isa": found["isa"]}
     for row in found["rows"]:
         result["decode" if row["generated"] else "prompt"] = row["samples"][1]
@@ -224,7 +227,8 @@ def cells(row, base, c, args):
     if args.decode:
         speed = row.median("decode")
         yield from (peer.spread(row.values("decode"), ".2f"), f"{speed * size * 1e-9:.1f}", f"{speed * read[0] * 1e-9:.1f}")
-    yield f"{row.median('peak') * 1e-9:.2f}"
+    if args.device == "cpu":
+        yield f"{row.median('peak') * 1e-9:.2f}"
     for key in ("prompt", "decode"):
         if getattr(args, key):
             yield f"{base.median(key) / row.median(key):.2f}"
@@ -232,7 +236,7 @@ def cells(row, base, c, args):
 
 def table(rows, c, args):
     head = ["engine", "weights", "GB read a token", *(["prompt tok/s", "GMAC/s"] if args.prompt else []),
-            *(["decode tok/s", "GB/s", "Gweights/s"] if args.decode else []), "peak GB",
+            *(["decode tok/s", "GB/s", "Gweights/s"] if args.decode else []), *(["peak GB"] if args.device == "cpu" else []),
             *(f"{rows[0].engine} / this, {key}" for key in ("prompt", "decode") if getattr(args, key))]
     print("\n| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for row in rows:
@@ -244,14 +248,14 @@ def notes(rows):
     for row in rows:
         found = row.runs[0]
         if row.engine == "upg":
-            print(f"upg {row.weights}: instruction set {found['isa']}")
+            print(f"upg {row.weights}: on {found['isa']}")
         else:
             print(f"llama.cpp {row.weights}: {row.what}; weights in {', '.join(found['buffers']) or 'buffers that its log does not name'}; "
                   f"flash attention {found['flash_attention'] or 'by its default'}")
 
 
 def write_json(path, title, rows, c, args):
-    found = {"title": title, **{k: getattr(args, k) for k in ("shape", "layers", "prompt", "decode", "depth", "threads", "rounds")},
+    found = {"title": title, **{k: getattr(args, k) for k in ("shape", "layers", "prompt", "decode", "depth", "threads", "device", "rounds")},
              "weights_a_token": work_of(c)[0], "rows": [
                  {"engine": r.engine, "weights": r.weights, "tensor_types": r.what, "bytes_a_token": r.size(), "runs": r.runs,
                   "median": {k: r.median(k) for k in ("prompt", "decode", "peak") if r.runs[0][k] is not None}} for r in rows]}
@@ -272,6 +276,7 @@ def parse():
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--no-repack", action="store_true", help="llama.cpp's option: weights as they are in the file, without AMX")
+    p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     p.add_argument("--build", default="build", help="folder with upg")
     p.add_argument("--work", default="build/bench/peers", help="where the models are kept")
     p.add_argument("--json", help="a file for all figures")
@@ -297,7 +302,7 @@ def main():
     os.makedirs(args.work, exist_ok=True)
     c = SHAPES[args.shape] | {"num_hidden_layers": args.layers}
     rows = list(all_rows(c, args))
-    title = (f"{peer.engines(args)}; {args.shape} shape, layers: {args.layers}, random weights; prompt {args.prompt}, decode {args.decode}, "
+    title = (f"{peer.engines(args)}; {args.shape} shape, layers: {args.layers}, random weights, device {args.device}; prompt {args.prompt}, decode {args.decode}, "
              f"depth {args.depth}; {args.rounds} rounds; load {os.getloadavg()[0]:.1f} at the start")
     for i in range(args.rounds):
         for row in rows:

@@ -8,10 +8,9 @@
 enum {
     GROUP_LANES = 256,
     GPU_MAX_DIM = 256,
-    GPU_QUERIES = 8,       // queries that a group of attention takes at most
-    GPU_WIDE_QUERIES = 16, // where a device has a kernel for so many
-    GPU_ROW_OPS = 12,      // row ops of one launch
-    GPU_LINEAR_ROWS = 8,   // batch rows that a group of the plain linear kernel takes
+    GPU_QUERIES = 8,     // queries that a group of attention takes at most
+    GPU_ROW_OPS = 12,    // row ops of one launch
+    GPU_LINEAR_ROWS = 8, // batch rows that a group of the plain linear kernel takes
     KEY_BLOCK = 256
 };
 
@@ -24,7 +23,7 @@ typedef struct gpu_batch {
     uint32_t wanted;    // [max_logits] rows whose logits are wanted
     uint32_t spans;     // [max_rows][4] rows of one sequence, one position after another: first row, rows, its position
                         // and block table. Their rows by the heads of a KV head are at most GPU_QUERIES
-    uint32_t wide_spans; // [max_rows][4] the same for GPU_WIDE_QUERIES
+    uint32_t wide_spans; // [max_rows][4] the same for wide_queries
     uint32_t draws;      // [max_logits] gpu_draw of the wanted rows
     uint32_t flags;      // [max_rows] written: 1 where a value was not finite
     uint32_t drawn;      // [max_logits] written: tokens, or -1
@@ -110,7 +109,7 @@ typedef struct gpu_attention_args {
     uint32_t partial;              // split by key blocks: [rows][n_heads][n_blocks][head_dim + 2] f32
     uint32_t n_blocks;             // key blocks a row may have; 0: not split
     uint32_t queries;              // of a group, at most
-    uint32_t n_wide;               // wide spans
+    uint32_t n_wide, wide_queries; // wide spans, and what they have at most
 } gpu_attention_args;
 
 // The search for trellis codes of 16 * bands rows, at `steps` steps of 16 columns from first_step on.

@@ -263,6 +263,62 @@ static void gpu_phi4(void **state) {
     compare_shape("cuda", "phi-4", 4, 3, sizes, COUNT(sizes));
 }
 
+// Many blocks of keys, behind one row, a few, many, and many of which most are sequences of their own.
+static float *logits_behind(const upg_model *m, const char *device, int n) {
+    enum { MANY = 150, FEW = 5, ALONE = 2, OTHERS = 40 };
+    const size_t vocab = (size_t)upg_model_vocab_size(m);
+    const int parts[] = {MANY, FEW, 1, ALONE + OTHERS, MANY / 2 + OTHERS};
+    upg_error e = {""};
+    upg_session *s = open_session(
+        m,
+        &(upg_session_options){
+            .device = device, .context = n + 2 * MANY, .n_sequences = 1 + OTHERS, .max_rows = 512, .max_logits = MANY});
+    int32_t *tokens = malloc((size_t)n * sizeof *tokens);
+    float *out = malloc(4 * MANY * vocab * sizeof *out), *to = out;
+    assert_true(tokens && out);
+    for (int i = 0; i < n; i++) tokens[i] = (int32_t)((uint64_t)(i + 1) * 0x9E3779B97F4A7C15u % vocab);
+    if (upg_session_prefill(s, 0, tokens, (size_t)n, &e)) fail_msg("%s", e.message);
+    for (size_t k = 0; k < COUNT(parts); k++) {
+        upg_row rows[2 * MANY];
+        const int others = parts[k] > OTHERS && parts[k] < MANY ? OTHERS : 0;
+        for (int i = 0; i < parts[k]; i++) {
+            const int sequence = i < parts[k] - others ? 0 : 1 + i - (parts[k] - others);
+            rows[i] = (upg_row){(int32_t)((size_t)(i * 31 + 7) % vocab), sequence, true};
+        }
+        run_rows(s, rows, parts[k]);
+        for (int i = 0; i < parts[k]; i++, to += vocab) memcpy(to, upg_session_logits(s, i), vocab * sizeof *to);
+    }
+    free(tokens);
+    upg_session_free(s);
+    return out;
+}
+
+static void compare_long(const char *device, const char *name, int layers, int n) {
+    upg_error e = {""};
+    upg_model *m = upg_model_of_shape(upg_shape_find(name), layers, 3, 100, &e);
+    if (!m) fail_msg("%s", e.message);
+    const int vocab = upg_model_vocab_size(m);
+    float *want = logits_behind(m, "cpu", n), *got = logits_behind(m, device, n);
+    for (int i = 0; i < 150 + 5 + 1 + 42 + 115; i++)
+        assert_same_logits(got + (size_t)i * (size_t)vocab, want + (size_t)i * (size_t)vocab, vocab, name, i);
+    free(want);
+    free(got);
+    upg_model_free(m);
+}
+
+static void software_long(void **state) {
+    (void)state;
+    if (!SANITIZED) compare_long("software", "smollm2-135m", 1, 600);
+}
+// With more than 32 blocks, and behind a sliding window.
+static void gpu_long(void **state) {
+    (void)state;
+    require_gpu();
+    compare_long("cuda", "qwen2.5-0.5b", 1, 8500);
+    compare_long("cuda", "qwen3-0.6b", 1, 8500);
+    compare_long("cuda", "mistral-7b", 1, 4700);
+}
+
 // Trellis codes are the same bytes wherever they are searched for; what layers are fitted to differs by rounding.
 static double compress_on(const char *device, const char *name, const upg_compress_options *o) {
     char path[160], before[64];
@@ -397,6 +453,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(software_split),  cmocka_unit_test(software_blocks), cmocka_unit_test(software_codes),
         cmocka_unit_test(gpu_codes),       cmocka_unit_test(software_draws),  cmocka_unit_test(gpu_draws),
         cmocka_unit_test(gpu_blocks),      cmocka_unit_test(gpu_split),       cmocka_unit_test(gpu_models),
-        cmocka_unit_test(gpu_tales),       cmocka_unit_test(gpu_shapes),      cmocka_unit_test(gpu_phi4)};
+        cmocka_unit_test(gpu_tales),       cmocka_unit_test(gpu_shapes),      cmocka_unit_test(gpu_phi4),
+        cmocka_unit_test(software_long),   cmocka_unit_test(gpu_long)};
     return cmocka_run_group_tests(tests, make_folder, clean_up);
 }

@@ -35,6 +35,12 @@ typedef struct mma_args {
 } mma_args;
 
 // Attention: attention_fast.cuh, attention_mma.cuh.
+enum {
+    ATTEND_PAIRS = 6, // of warps of a block for many rows, at most; 16 queries each
+    // Its shared memory for a pair: weights of a block of keys, and of each half of the keys two numbers a query.
+    PAIR_WEIGHTS = 16 * KEY_BLOCK * 2,
+    PAIR_BYTES = PAIR_WEIGHTS + 2 * 2 * 16 * 4
+};
 typedef struct attend_args {
     gpu_attention_args attention;
     kv_args kv;

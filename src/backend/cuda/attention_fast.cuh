@@ -11,13 +11,55 @@ FN void order_memory() {
     asm volatile("fence.acq_rel.gpu;" ::: "memory");
 }
 
+// The sums of blocks from..to in their order, by a warp: o has every 32nd dimension from its lane's on. What earlier
+// sums are multiplied by and what a block's own are depends on the largest scores only, so lanes find that out for a
+// block each.
+template <int DIM> FN void join_blocks(const float *partial, uint32_t from, uint32_t to, float *o, float *l) {
+    constexpr int V = DIM / 32, AHEAD = 8;
+    const uint32_t lane = threadIdx.x % 32;
+    float all_m = -0x1p+126f, all_l = 0;
+#pragma unroll
+    for (int c = 0; c < V; c++) o[c] = 0;
+    for (uint32_t base = from; base <= to; base += 32) {
+        const uint32_t n = min(to - base + 1, 32);
+        const float *p = partial + (uint64_t)base * (DIM + 2), *mine = p + lane * (DIM + 2);
+        const float m = lane < n ? __ldcg(mine + DIM) : -0x1p+126f, sum = lane < n ? __ldcg(mine + DIM + 1) : 0;
+        float top = fmaxf(m, all_m);
+#pragma unroll
+        for (int i = 1; i < 32; i *= 2) {
+            const float before = __shfl_up_sync(~0u, top, i);
+            if (lane >= i) top = fmaxf(top, before);
+        }
+        const float before = __shfl_up_sync(~0u, top, 1), x = exponential((lane ? before : all_m) - top),
+                    y = exponential(m - top); // the very first x is 0
+        all_m = __shfl_sync(~0u, top, 31);
+        for (uint32_t i = 0; i < n; i += AHEAD) {
+            float next[AHEAD][V];
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++)
+#pragma unroll
+                for (int c = 0; c < V; c++)
+                    next[k][c] = i + k < n ? __ldcg(p + (i + k) * (DIM + 2) + lane + 32 * c) : 0;
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++) {
+                if (i + k >= n) break;
+                const float x_k = __shfl_sync(~0u, x, i + k), y_k = __shfl_sync(~0u, y, i + k);
+                all_l = (all_l * x_k) + (__shfl_sync(~0u, sum, i + k) * y_k);
+#pragma unroll
+                for (int c = 0; c < V; c++) o[c] = (o[c] * x_k) + (next[k][c] * y_k);
+            }
+        }
+    }
+    *l = all_l;
+}
+
 template <int DIM, int Q> FN void attend(float *work, uint8_t *kv, const attend_args *all) {
-    constexpr int WORDS = DIM / 4, PARTS = 256 / DIM, QUADS = 64 / PARTS, V = DIM / 32;
+    constexpr int WORDS = DIM / 4, PIECES = WORDS / 4, ROWS = 256 / WORDS, QUADS = 64 / ROWS, V = DIM / 32;
     const gpu_attention_args *a = &all->attention;
     const gpu_heads *h = &a->heads;
-    __shared__ __align__(16) uint32_t qs[Q * WORDS];
+    __shared__ __align__(16) uint32_t qs[WORDS * Q]; // word by word of all queries
     __shared__ __align__(16) uint16_t pairs[Q * 256];
-    __shared__ __align__(16) int32_t sums[PARTS][Q][DIM];
+    __shared__ __align__(16) int32_t sums[ROWS][Q][DIM];
     __shared__ float tops[8][Q], tops_v[8][Q], q_scale[Q];
     __shared__ int32_t counts[8][Q];
     __shared__ bool last_block;
@@ -36,17 +78,17 @@ template <int DIM, int Q> FN void attend(float *work, uint8_t *kv, const attend_
         kv + ((uint64_t)place * h->kv_stride + h->kv_layer) * 16 + kv_head * (KEY_BLOCK * (2 * DIM + 8));
     const float *scales = (const float *)(keys + 2 * KEY_BLOCK * DIM);
     const uint32_t end = last - base < KEY_BLOCK ? last - base + 1 : KEY_BLOCK; // keys of the block that any query sees
-    uint32_t k[WORDS], v[QUADS];
+    // 16 bytes at a time: word 4*i + part of four keys, which four neighbours share, and of values four dimensions of
+    // four keys.
+    const uint32_t part = j % 4, quad = j / 4, row_of = j / WORDS;
+    const uint4 *k_from = (const uint4 *)keys + quad / 4 * DIM + part * 4 + quad % 4,
+                *v_from = (const uint4 *)(keys + KEY_BLOCK * DIM) + j;
+    uint4 k[PIECES], v[QUADS];
 #pragma unroll
-    for (int c = 0; c < WORDS; c++)
-        k[c] = j < end ? ((const uint32_t *)keys)[j / 16 * (WORDS * 16) + c * 16 + j % 16] : 0;
+    for (int i = 0; i < PIECES; i++) k[i] = quad * 4 < end ? k_from[i * 16] : uint4();
     float k_scale = j < end ? scales[j] : 0, v_scale = j < end ? scales[KEY_BLOCK + j] : 0;
-    const uint32_t d = j % DIM, part = j / DIM;
 #pragma unroll
-    for (int i = 0; i < QUADS; i++) {
-        const uint32_t quad = part + i * PARTS;
-        v[i] = quad * 4 < end ? ((const uint32_t *)(keys + KEY_BLOCK * DIM))[quad * DIM + d] : 0;
-    }
+    for (int i = 0; i < QUADS; i++) v[i] = (row_of + i * ROWS) * 4 < end ? v_from[i * 256] : uint4();
     if (all->turns) {
         // A warp a head: queries, and where the new key and value belong to this block, these. Keys were asked for
         // before; what is new among them is read again.
@@ -62,47 +104,64 @@ template <int DIM, int Q> FN void attend(float *work, uint8_t *kv, const attend_
                 continue;
             }
 #pragma unroll
-            for (int c = 0; c < V; c++) ((int8_t *)qs)[i * DIM + lane * V + c] = q[c];
+            for (int c = 0; c < V; c++) {
+                const uint32_t d = lane * V + c;
+                ((int8_t *)qs)[(d / 4 * Q + i) * 4 + d % 4] = q[c];
+            }
             if (lane == 0) q_scale[i] = scale * a->c;
         }
-        for (uint32_t i = heads * WORDS + j; i < Q * WORDS; i += 256) qs[i] = 0;
+        for (uint32_t i = j; i < Q * WORDS; i += 256)
+            if (i % Q >= heads) qs[i] = 0;
         if (j >= heads && j < Q) q_scale[j] = 0;
         __syncthreads();
         if (block == high) {
-            if (j == slot) {
+            if (quad == slot / 4)
 #pragma unroll
-                for (int c = 0; c < WORDS; c++)
-                    k[c] = ((const uint32_t *)keys)[j / 16 * (WORDS * 16) + c * 16 + j % 16];
+                for (int i = 0; i < PIECES; i++) k[i] = k_from[i * 16];
+            if (j == slot) {
                 k_scale = scales[j];
                 v_scale = scales[KEY_BLOCK + j];
             }
 #pragma unroll
             for (int i = 0; i < QUADS; i++)
-                if (part + i * PARTS == slot / 4)
-                    v[i] = ((const uint32_t *)(keys + KEY_BLOCK * DIM))[slot / 4 * DIM + d];
+                if (row_of + i * ROWS == slot / 4) v[i] = v_from[i * 256];
         }
     }
     for (uint32_t i = j; i < Q * WORDS && !all->turns; i += 256) {
         const uint32_t query = i / WORDS, at = (row + query / heads) * h->n_heads + head + query % heads;
-        qs[i] = query < queries ? ((const uint32_t *)work)[h->q + (uint64_t)at * WORDS + i % WORDS] : 0;
+        qs[i % WORDS * Q + query] =
+            query < queries ? ((const uint32_t *)work)[h->q + (uint64_t)at * WORDS + i % WORDS] : 0;
         if (i % WORDS == 0) q_scale[query] = query < queries ? work[h->q_scale + at] * a->c : 0;
     }
     __syncthreads();
+    int32_t dots[4][Q]; // of the four keys
+#pragma unroll
+    for (int i = 0; i < 4 * Q; i++) dots[i / Q][i % Q] = 0;
+#pragma unroll
+    for (int c = 0; c < PIECES; c++)
+#pragma unroll
+        for (int i = 0; i < Q; i += 4) {
+            const uint4 w4 = *(const uint4 *)&qs[(c * 4 + part) * Q + i];
+            const uint32_t w[4] = {w4.x, w4.y, w4.z, w4.w};
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                dots[0][i + n] = dot_ss(k[c].x, w[n], dots[0][i + n]);
+                dots[1][i + n] = dot_ss(k[c].y, w[n], dots[1][i + n]);
+                dots[2][i + n] = dot_ss(k[c].z, w[n], dots[2][i + n]);
+                dots[3][i + n] = dot_ss(k[c].w, w[n], dots[3][i + n]);
+            }
+        }
+    // From here on a lane has key j, the sum of what four neighbours have of it.
     int32_t dot[Q];
     float score[Q];
     bool seen[Q];
 #pragma unroll
-    for (int i = 0; i < Q; i++) dot[i] = 0;
-#pragma unroll
-    for (int c = 0; c < WORDS; c += 4)
-#pragma unroll
-        for (int i = 0; i < Q; i++) {
-            const uint4 w = *(const uint4 *)&qs[i * WORDS + c];
-            dot[i] = dot_ss(k[c], w.x, dot[i]);
-            dot[i] = dot_ss(k[c + 1], w.y, dot[i]);
-            dot[i] = dot_ss(k[c + 2], w.z, dot[i]);
-            dot[i] = dot_ss(k[c + 3], w.w, dot[i]);
-        }
+    for (int i = 0; i < Q; i++) {
+        const bool odd = part & 1, high = part & 2;
+        const int32_t a = (odd ? dots[1][i] : dots[0][i]) + __shfl_xor_sync(~0u, odd ? dots[0][i] : dots[1][i], 1),
+                      b = (odd ? dots[3][i] : dots[2][i]) + __shfl_xor_sync(~0u, odd ? dots[2][i] : dots[3][i], 1);
+        dot[i] = (high ? b : a) + __shfl_xor_sync(~0u, high ? a : b, 2);
+    }
 #pragma unroll
     for (int i = 0; i < Q; i++) {
         const uint32_t at = position + i / heads;
@@ -136,18 +195,21 @@ template <int DIM, int Q> FN void attend(float *work, uint8_t *kv, const attend_
         if (lane == 0) counts[warp][i] = sum;
     }
     __syncthreads();
-    int32_t acc[Q];
+    int32_t acc[Q][4];
 #pragma unroll
-    for (int i = 0; i < Q; i++) acc[i] = 0;
+    for (int i = 0; i < 4 * Q; i++) acc[i / 4][i % 4] = 0;
 #pragma unroll
-    for (int k4 = 0; k4 < QUADS; k4++)
+    for (int n = 0; n < QUADS; n++)
 #pragma unroll
         for (int i = 0; i < Q; i++) {
-            const uint2 p = *(const uint2 *)&pairs[i * 256 + (part + k4 * PARTS) * 4];
-            acc[i] = dot_16(p.x, p.y, v[k4], acc[i]);
+            const uint2 p = *(const uint2 *)&pairs[i * 256 + (row_of + n * ROWS) * 4];
+            acc[i][0] = dot_16(p.x, p.y, v[n].x, acc[i][0]);
+            acc[i][1] = dot_16(p.x, p.y, v[n].y, acc[i][1]);
+            acc[i][2] = dot_16(p.x, p.y, v[n].z, acc[i][2]);
+            acc[i][3] = dot_16(p.x, p.y, v[n].w, acc[i][3]);
         }
 #pragma unroll
-    for (int i = 0; i < Q; i++) sums[part][i][d] = acc[i];
+    for (int i = 0; i < Q; i++) *(int4 *)&sums[row_of][i][j % WORDS * 4] = *(const int4 *)acc[i];
     __syncthreads();
     // A warp a query.
     float o[V], all_m = 0, all_l = 0;
@@ -167,7 +229,7 @@ template <int DIM, int Q> FN void attend(float *work, uint8_t *kv, const attend_
         for (int i = 0; i < V; i++) {
             int32_t sum = 0;
 #pragma unroll
-            for (int p = 0; p < PARTS; p++) sum += sums[p][warp][lane + 32 * i];
+            for (int p = 0; p < ROWS; p++) sum += sums[p][warp][lane + 32 * i];
             o[i] = (float)sum * top_v;
         }
         all_m = top;
@@ -194,27 +256,7 @@ template <int DIM, int Q> FN void attend(float *work, uint8_t *kv, const attend_
         __syncthreads();
         if (!last_block) return;
         if (warp < queries) {
-            const uint32_t from = first_seen(a, at) / KEY_BLOCK;
-            for (uint32_t i = from; i <= at / KEY_BLOCK; i++) {
-                const float *p = partial + (uint64_t)i * (DIM + 2);
-                float next[V];
-#pragma unroll
-                for (int c = 0; c < V; c++) next[c] = __ldcg(p + lane + 32 * c);
-                const float next_m = __ldcg(p + DIM), next_l = __ldcg(p + DIM + 1);
-                if (i == from) {
-#pragma unroll
-                    for (int c = 0; c < V; c++) o[c] = next[c];
-                    all_m = next_m;
-                    all_l = next_l;
-                    continue;
-                }
-                const float top = next_m > all_m ? next_m : all_m, x = exponential(all_m - top),
-                            y = exponential(next_m - top);
-#pragma unroll
-                for (int c = 0; c < V; c++) o[c] = (o[c] * x) + (next[c] * y);
-                all_l = (all_l * x) + (next_l * y);
-                all_m = top;
-            }
+            join_blocks<DIM>(partial, first_seen(a, at) / KEY_BLOCK, at / KEY_BLOCK, o, &all_l);
         }
     }
     if (warp >= queries) return;

@@ -189,8 +189,8 @@ typedef struct cuda_gpu {
         CUdeviceptr work, cache;
         uint32_t groups[3]; // of heads
     } later;
-    CUfunction embed, quantise[2], quantise_cluster, heads[3], attend[2][2],
-        attend_many[2]; // quantise: of 1 and 3 chunks; heads of 64, 128, 256
+    CUfunction embed, quantise[2], quantise_cluster;      // quantise: of 1 and 3 chunks
+    CUfunction heads[3], attend[2][2][2], attend_many[2]; // heads of 64, 128, 256; attend: 4 or 8 queries, few or many
     graph graphs[MAX_GRAPHS];
     uint64_t clock;
     bool capturing;
@@ -222,6 +222,17 @@ static int find(cuda_gpu *g, CUfunction *f, int shared, upg_error *e, const char
                  "to set a kernel up", e);
 }
 
+// Shared memory of attention of many rows: a KV head's block of keys and values, and what pairs of warps have.
+static uint32_t attention_bytes(uint32_t dim, uint32_t pairs) {
+    return KEY_BLOCK * (2 * dim + 8) + pairs * PAIR_BYTES;
+}
+
+static uint32_t most_pairs(const cuda_gpu *g, uint32_t dim) {
+    const uint32_t fixed = attention_bytes(dim, 0), all = (uint32_t)g->info.shared,
+                   room = all > fixed ? (all - fixed) / PAIR_BYTES : 0;
+    return room < ATTEND_PAIRS ? room : ATTEND_PAIRS;
+}
+
 static int find_kernels(cuda_gpu *g, upg_error *e) {
     static const char *const names[] = {
 #define X(name, args) #name,
@@ -237,10 +248,13 @@ static int find_kernels(cuda_gpu *g, upg_error *e) {
     // What only some machine code has; without it there is another way.
     if (find(g, &g->quantise_cluster, 0, NULL, "quantise_cluster")) g->quantise_cluster = NULL;
     if (find(g, &g->transpose, 0, NULL, "transpose")) g->transpose = NULL;
-    for (int i = 0; i < 4; i++)
-        if (find(g, &g->attend[i / 2][i % 2], 0, e, "attend_%d_%d", 64 << i / 2, 4 << i % 2)) return -1;
+    for (int i = 0; i < 8; i++)
+        if (find(g, &g->attend[i / 4][i / 2 % 2][i % 2], 0, e, "attend_%d_%d_%d", 64 << i / 4, 4 << i / 2 % 2, i % 2))
+            return -1;
     for (int i = 0; i < 2; i++)
-        if (find(g, &g->attend_many[i], 0, e, "attend_many_%d", 64 << i)) return -1;
+        if (find(g, &g->attend_many[i], (int)attention_bytes(64u << i, most_pairs(g, 64u << i)), e, "attend_many_%d",
+                 64 << i))
+            return -1;
     if (find(g, &g->embed, 0, e, "embed_rows")) return -1;
     for (int i = 0; i < 3; i++)
         if (find(g, &g->heads[i], 0, e, "heads_%d", 2 << i)) return -1;
@@ -678,6 +692,22 @@ static int rows(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     return 0;
 }
 
+// How many pairs of warps the blocks of attention get, so that their waves, one on a multiprocessor, come out even: a
+// wave takes about as long as a block has pairs.
+static uint32_t wide_queries(const upg_gpu *base, uint32_t dim, uint32_t queries, uint32_t groups) {
+    const cuda_gpu *g = (const cuda_gpu *)base;
+    const uint32_t most = most_pairs(g, dim);
+    uint32_t best = 1, least = UINT32_MAX;
+    for (uint32_t pairs = 1; pairs <= most; pairs++) {
+        const uint32_t blocks = (queries + 16 * pairs - 1) / (16 * pairs) * groups,
+                       waves = (blocks - 1) / (uint32_t)g->info.processors + 1, cost = waves * (2 * pairs + 3);
+        if (cost > least) continue;
+        least = cost;
+        best = pairs;
+    }
+    return 16 * best;
+}
+
 static int attention(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     cuda_gpu *g = (cuda_gpu *)base;
     attend_args a = {.done = g->done};
@@ -698,9 +728,11 @@ static int attention(upg_gpu *base, const upg_gpu_launch *l, upg_error *e) {
     }
     CUdeviceptr work = l->work, kv = l->kv;
     void *params[] = {&work, &kv, &a};
-    const uint32_t many[3] = {a.attention.n_wide, l->groups[1], 1};
-    if (!a.attention.n_blocks) return start(g, g->attend_many[dim == 128], many, 256, 0, params, e);
-    return start(g, g->attend[dim == 128][a.attention.queries > 4], l->groups, 256, 0, params, e);
+    const uint32_t many[3] = {a.attention.n_wide, l->groups[1], 1}, pairs = a.attention.wide_queries / 16;
+    if (!a.attention.n_blocks)
+        return start(g, g->attend_many[dim == 128], many, 64 * pairs, attention_bytes(dim, pairs), params, e);
+    const bool crowded = l->groups[0] * l->groups[1] * l->groups[2] > (uint32_t)g->info.processors;
+    return start(g, g->attend[dim == 128][a.attention.queries > 4][crowded], l->groups, 256, 0, params, e);
 }
 
 // ---- Graphs ----
@@ -781,6 +813,7 @@ static const upg_gpu_api cuda_api = {.name = "cuda",
                                      .clear = clear_memory,
                                      .launch = launch,
                                      .rows = rows,
+                                     .wide_queries = wide_queries,
                                      .attention = attention,
                                      .linear = linear,
                                      .reorder = reorder,

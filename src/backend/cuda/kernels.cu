@@ -64,22 +64,27 @@ extern "C" __global__ void __cluster_dims__(8, 1, 1) __launch_bounds__(1024)
     quantise<1, 8>(work, &a);
 }
 #endif
-#define ATTEND(dim, q)                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(256)                                                                  \
-        attend_##dim##_##q(float *work, uint8_t *kv, const __grid_constant__ attend_args a) {                          \
+// As fast as one can be, and with registers for several on a multiprocessor.
+#define ATTEND(dim, q, many, blocks)                                                                                   \
+    extern "C" __global__ void __launch_bounds__(256, blocks)                                                          \
+        attend_##dim##_##q##_##many(float *work, uint8_t *kv, const __grid_constant__ attend_args a) {                 \
         attend<dim, q>(work, kv, &a);                                                                                  \
     }
 #define ATTEND_MANY(dim)                                                                                               \
-    extern "C" __global__ void __launch_bounds__(256)                                                                  \
+    extern "C" __global__ void __launch_bounds__(64 * ATTEND_PAIRS, 1)                                                 \
         attend_many_##dim(float *work, uint8_t *kv, const __grid_constant__ attend_args a) {                           \
         attend_many<dim>(work, kv, &a);                                                                                \
     }
 ATTEND_MANY(64)
 ATTEND_MANY(128)
-ATTEND(64, 4)
-ATTEND(64, 8)
-ATTEND(128, 4)
-ATTEND(128, 8)
+ATTEND(64, 4, 0, 1)
+ATTEND(64, 4, 1, 4)
+ATTEND(64, 8, 0, 1)
+ATTEND(64, 8, 1, 3)
+ATTEND(128, 4, 0, 1)
+ATTEND(128, 4, 1, 2)
+ATTEND(128, 8, 0, 1)
+ATTEND(128, 8, 1, 2)
 extern "C" __global__ void __launch_bounds__(256)
     embed_rows(const uint8_t *weight, float *work, const __grid_constant__ embed_args a) {
     embed(weight, work, &a);

@@ -14,19 +14,22 @@ FN void store_8(float *p, const float *v) {
     ((float4 *)p)[1] = make_float4(v[4], v[5], v[6], v[7]);
 }
 
+// A stride of the rotation, between what a lane has.
+template <int V> FN void rotate_step(float *v, int h) {
+#pragma unroll
+    for (int i = 0; i < V; i++)
+        if (!(i & h)) {
+            const float x = v[i], y = v[i + h];
+            v[i] = x + y;
+            v[i + h] = x - y;
+        }
+}
 // H_b of values that lie V a lane, in order; b at most 32*V.
 template <int V> FN void rotate_lanes(float *v, uint32_t b) {
     const uint32_t lane = threadIdx.x % 32;
 #pragma unroll
     for (int h = 1; h < V; h *= 2)
-        if (h < b)
-#pragma unroll
-            for (int i = 0; i < V; i++)
-                if (!(i & h)) {
-                    const float x = v[i], y = v[i + h];
-                    v[i] = x + y;
-                    v[i + h] = x - y;
-                }
+        if (h < b) rotate_step<V>(v, h);
     for (uint32_t h = V; h < b; h *= 2)
 #pragma unroll
         for (int i = 0; i < V; i++) {

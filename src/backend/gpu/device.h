@@ -61,6 +61,9 @@ struct upg_gpu_api {
     // Row ops in a way of the device's own. Returns 1 if it has none for them, and kernel_rows does them. What a
     // QUANTISE gives is read by the products that follow it, up to the next row ops.
     int (*rows)(upg_gpu *g, const upg_gpu_launch *l, upg_error *e); // or NULL
+    // How many queries a group of `attention` takes where many rows have `queries` for each of `groups` of heads: at
+    // least GPU_QUERIES. NULL: it has no such groups.
+    uint32_t (*wide_queries)(const upg_gpu *g, uint32_t head_dim, uint32_t queries, uint32_t groups);
     // Attention in a way of the device's own, all of it. Returns 1 if it has none for this.
     int (*attention)(upg_gpu *g, const upg_gpu_launch *l, upg_error *e); // or NULL
     // A linear layer in a way of the device's own. Returns 1 if it has none for it, and kernel_linear does it.

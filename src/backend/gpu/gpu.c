@@ -43,7 +43,7 @@ typedef struct gpu_backend {
     bool *there; // [max_logits] results have this row's logits
     // The run in progress
     uint32_t n_rows, n_wanted, n_blocks, n_queries, staged_words; // n_queries: of a span and KV head, at most
-    uint32_t n_wide;                                              // wide spans
+    uint32_t n_wide, wide_queries;                                // wide spans, queries of one at most
     bool gathered;
 } gpu_backend;
 
@@ -352,7 +352,12 @@ static void stage_batch(gpu_backend *b, const upg_batch *batch) {
         memcpy(s + table, batch->blocks[i], used * sizeof *s); // rows of a sequence go up: the last has it all
     }
     s[t->counts] = stage_spans(b, batch, t->spans, most);
-    s[t->counts + 1] = b->n_wide = stage_spans(b, batch, t->wide_spans, GPU_WIDE_QUERIES / heads);
+    s[t->counts + 1] = b->n_wide = 0;
+    if (b->api->wide_queries && n > SPLIT_ROWS) {
+        const gpu_heads *h = &b->attention.heads;
+        b->wide_queries = b->api->wide_queries(b->gpu, h->head_dim, n * heads, h->n_kv_heads * b->attention.parts);
+        s[t->counts + 1] = b->n_wide = stage_spans(b, batch, t->wide_spans, b->wide_queries / heads);
+    }
     b->n_queries = 0;
     for (uint32_t i = 0; i < s[t->counts]; i++) {
         const uint32_t queries = s[t->spans + 4 * i + 1] * heads;
@@ -498,6 +503,7 @@ static int run_attention(gpu_backend *b, const upg_op *op, upg_error *e) {
     a.n_blocks = split ? b->n_blocks : 0;
     a.queries = b->n_queries;
     a.n_wide = b->n_wide;
+    a.wide_queries = b->wide_queries;
     upg_gpu_launch l = {.kernel = b->n_queries <= 4 ? UPG_GPU_kernel_attention_4 : UPG_GPU_kernel_attention_8,
                         .groups = {b->n_rows, a.heads.n_kv_heads * a.parts, split ? b->n_blocks : 1},
                         .work = b->work,
