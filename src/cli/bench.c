@@ -62,7 +62,7 @@ int bench_list_max(const bench_list *l) {
 }
 
 int bench_set_shape(const cli_option *o, void *group, const char *text, upg_error *e) {
-    if (!upg_shape_find(text)) return upg_fail(e, "--%s %s: %s", o->name, text, upg_shape_names);
+    if (!upg_shape_find(text)) return upg_fail(e, "--%s %s: %s", o->name, text, UPG_SHAPE_NAMES);
     ((bench_source *)group)->shape = text;
     return 0;
 }
@@ -78,9 +78,7 @@ int bench_set_layer_bits(const cli_option *o, void *group, const char *text, upg
 
 #define AT(field) .offset = offsetof(bench_source, field)
 const cli_option bench_source_options[] = {
-    {"shape", 0, "NAME",
-     "random weights of a shape: phi-4, phi-4-mini, llama-3-8b, smollm2-135m, qwen2.5-0.5b or qwen3-0.6b", CLI_SET,
-     .set = bench_set_shape},
+    {"shape", 0, "NAME", "random weights of a shape: " UPG_SHAPE_NAMES, CLI_SET, .set = bench_set_shape},
     {"layers", 0, "N", "only so many layers of the shape", CLI_INT, AT(layers), 1, 1024},
     {"bits", 0, "B", "a weight of the shape, all of it, has at most (default 3.2, the layers 3)", CLI_DOUBLE, AT(bits),
      2, 9},

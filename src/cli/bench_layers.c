@@ -223,8 +223,7 @@ static int set_sizes(const cli_option *o, void *group, const char *text, upg_err
 
 #define AT(field) .offset = offsetof(options, field)
 static const cli_option table[] = {
-    {"shape", 0, "NAME", "phi-4 (default), phi-4-mini, llama-3-8b, smollm2-135m, qwen2.5-0.5b or qwen3-0.6b", CLI_SET,
-     .set = bench_set_shape},
+    {"shape", 0, "NAME", "default phi-4; " UPG_SHAPE_NAMES, CLI_SET, .set = bench_set_shape},
     {"layer-bits", 0, "K", "2, 2.5, 3 (default), 3.5, 4 or 8", CLI_SET, .set = bench_set_layer_bits},
     {"sizes", 0, "N,N,...", "hidden sizes to scale to (default 512,1024,2048,4096,5120)", CLI_SET, AT(sizes), 128,
      16384, set_sizes},

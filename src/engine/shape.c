@@ -22,7 +22,6 @@ static const upg_shape shapes[] = {
     {"smollm2-135m", "LlamaForCausalLM", false, true, 576, 1536, 30, 9, 3, 64, 49152, 8192, 100000, 1},
     {"qwen2.5-0.5b", "Qwen2ForCausalLM", false, true, 896, 4864, 24, 14, 2, 64, 151936, 32768, 1000000, 1},
     {"qwen3-0.6b", "Qwen3ForCausalLM", false, true, 1024, 3072, 28, 16, 8, 128, 151936, 40960, 1000000, 1}};
-const char upg_shape_names[] = "phi-4, phi-4-mini, llama-3-8b, mistral-7b, smollm2-135m, qwen2.5-0.5b, qwen3-0.6b";
 
 const upg_shape *upg_shape_find(const char *name) {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)

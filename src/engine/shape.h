@@ -12,7 +12,8 @@ typedef struct upg_shape {
 } upg_shape;
 
 const upg_shape *upg_shape_find(const char *name); // or NULL
-extern const char upg_shape_names[];               // "phi-4, phi-4-mini, ..."
+// Those of the table in shape.c.
+#define UPG_SHAPE_NAMES "phi-4, phi-4-mini, llama-3-8b, mistral-7b, smollm2-135m, qwen2.5-0.5b, qwen3-0.6b"
 
 // A compressed model of that shape with random codes and unit norms. layers: how many of its layers, 0 for all; the
 // encodings are those of the whole model. layer_bits: of the layers' matrices (2, 2.5, 3, 3.5, 4, 8 for int8), or 0 for

@@ -14,6 +14,7 @@ typedef struct quantise_args {
     uint32_t vector;              // NORM: weight
     uint32_t y, y_stride;         // KEEP: what is quantised is written there
     uint32_t n, b, rotated;       // n: a multiple of 16, no padding; SWIGLU: inputs are [2][n]
+    uint32_t transposed;          // the words of 64 columns are stored as linear_wgmma.cuh reads them
 } quantise_args;
 typedef struct embed_args {
     gpu_matrix w;
@@ -29,7 +30,9 @@ typedef struct mma_args {
     gpu_linear_args linear;
     quantise_args quantise; // one row: what each block does first
     uint32_t quantises;
-    uint64_t sums;   // address of sums of parts: 64 bits, [batch rows][rows of w padded to 32], zeros before and after
+    uint64_t sums;   // address of sums of parts: 64 bits, [batch rows][rows of w padded to 32], zeros before and after;
+                     // more rows on Hopper: 32 bits, a tile for each block
+    uint64_t counts; // of parts of such a tile: [blocks], zeros before and after
     uint32_t whole;  // few rows: blocks take whole pairs of bands
     uint32_t stages; // more rows: groups in shared memory, 2 or 3
 } mma_args;

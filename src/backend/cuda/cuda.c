@@ -161,6 +161,7 @@ static int describe(CUdevice d, upg_cuda_info *info, upg_error *e) {
 
 // ---- A device that runs ----
 
+enum { MOST_MMA_ROWS = 16 }; // rows of a batch up to which Hopper multiplies as others do
 enum { MAX_GRAPHS = 128, MAX_N = 17, MAX_PINNED = 4, MAX_SHARED = 96 << 10 };
 static const size_t SUMS = (size_t)16 << 20, // bytes for sums of linear layers that blocks share
     DONE = (size_t)1 << 20;                  // and for counts of blocks of attention that are done
@@ -179,8 +180,8 @@ typedef struct cuda_gpu {
     CUdeviceptr memory, sums, done;
     upg_cuda_info info;
     CUfunction kernels[UPG_GPU_KERNELS], reorder[MAX_N], gemv[MAX_N][3][3], tile[MAX_N][2][3];
-    CUfunction transpose, wide[MAX_N][2]; // wide: of groups of 128 and 256 columns
-    bool transposed;                      // the quantised inputs are as wide kernels read them
+    CUfunction transpose, wide[MAX_N][2][2]; // wide: of groups of 128 and 256 columns, tiles of 64 and 128 rows
+    bool transposed;                         // the quantised inputs are as wide kernels read them
     // Row ops that have not run yet, since what comes next may do them itself: a QUANTISE of one row, and a KV.
     struct {
         bool quantise, heads;
@@ -265,8 +266,9 @@ static int find_kernels(cuda_gpu *g, upg_error *e) {
         for (int k = n == 16; k < 3; k++)
             for (int u = 0; u < 3; u++)
                 if (find(g, &g->gemv[n][k][u], MAX_SHARED, e, "gemv_%d_%d_%d", n, of_rows[k], 1 << u)) return -1;
-        for (int k = 0; k < 2 && g->transpose; k++)
-            if (find(g, &g->wide[n][k], (int)g->shared, NULL, "wide_%d_%d", n, 2 << k)) g->wide[n][k] = NULL;
+        for (int k = 0; k < 4 && g->transpose; k++)
+            if (find(g, &g->wide[n][k / 2][k % 2], (int)g->shared, NULL, "wide_%d_%d_%d", n, 2 << k / 2, 64 << k % 2))
+                g->wide[n][k / 2][k % 2] = NULL;
         for (int k = 0; k < 2; k++)
             for (int u = 0; u < 3; u++)
                 if (find(g, &g->tile[n][k][u], (int)g->shared, e, "tile_%d_%d_%d", n, tiles[k], 1 << u)) return -1;
@@ -409,8 +411,14 @@ static int start(cuda_gpu *g, CUfunction f, const uint32_t groups[3], uint32_t t
     return check(rc, "to start a kernel", e) ? stop(g) : 0;
 }
 
-static int start_quantise(cuda_gpu *g, CUdeviceptr work, const quantise_args *q, uint32_t rows, upg_error *e) {
-    void *params[] = {&work, (void *)q};
+// Whether kernels for more rows, on Hopper, are used for so many, in groups of b columns.
+static bool is_wide(const cuda_gpu *g, uint32_t rows, uint32_t b) {
+    return g->transpose && rows > MOST_MMA_ROWS && b >= 128;
+}
+
+static int start_quantise(cuda_gpu *g, CUdeviceptr work, quantise_args *q, uint32_t rows, upg_error *e) {
+    void *params[] = {&work, q};
+    q->transposed = g->transposed = is_wide(g, rows, q->b); // if who reads it is another kernel, it is put back
     const uint32_t chunks = (q->n + 255) / 256, spread[3] = {rows * 8, 1, 1}, whole[3] = {rows, 1, 1};
     if (g->quantise_cluster && chunks > 16 && !(q->what & QUANTISE_NORM))
         return start(g, g->quantise_cluster, spread, (chunks + 7) / 8 * 32, 0, params, e);
@@ -550,15 +558,18 @@ static int transpose(cuda_gpu *g, const product *p, bool wanted, upg_error *e) {
     return start(g, g->transpose, grid, 256, 0, params, e);
 }
 
-// Many rows, on Hopper. Returns 1 if this is not such a case.
+// Returns 1 if this is not such a case.
 static int many_rows(cuda_gpu *g, const product *p, uint32_t rows, upg_error *e) {
-    const uint32_t b = p->m->args.b, stage = (128 * b + 1024 + 4 * b / 64 * 128 * (uint32_t)p->n + 1023) / 1024 * 1024;
-    if (rows <= 64 || b < 128 || !g->wide[p->n][b / 256] || 2 * stage + 1024 > g->shared) return 1;
-    mma_args a = {.stages = 3 * stage + 1024 <= g->shared ? 3 : 2};
+    const uint32_t b = p->m->args.b, size = rows <= 64 ? 64 : 128,
+                   stage = (size * b + 8 * size + 4 * b / 64 * 128 * (uint32_t)p->n + 1023) / 1024 * 1024,
+                   items = (rows + size - 1) / size * ((p->pairs + 3) / 4) * p->groups;
+    if (!is_wide(g, rows, b) || !g->wide[p->n][b / 256][size / 128] || 2 * stage + 1024 > g->shared) return 1;
+    mma_args a = {.stages = 3 * stage + 1024 <= g->shared / (128 / size) ? 3 : 2, .counts = g->done};
     memcpy(&a.linear, p->l->args, sizeof a.linear);
-    const uint32_t grid[3] = {(rows + 127) / 128, (p->pairs + 3) / 4, 1};
+    const uint32_t blocks = (uint32_t)g->info.processors * (128 / size), room = SUMS / (size * 128 * sizeof(int32_t)),
+                   most = blocks < room ? blocks : room, grid[3] = {most < items ? most : items, 1, 1};
     if (transpose(g, p, true, e)) return -1;
-    return start_product(g, p, g->wide[p->n][b / 256], &a, grid, 256, a.stages * stage + 1024, e);
+    return start_product(g, p, g->wide[p->n][b / 256][size / 128], &a, grid, 256, a.stages * stage + 1024, e);
 }
 
 // Returns 1 if the device has too little shared memory for that.

@@ -46,17 +46,17 @@ TRELLIS_N(SINGLE)
 QUANTISE(1)
 QUANTISE(3)
 #if __CUDA_ARCH__ >= 900 || !defined(__CUDA_ARCH__)
-#define WIDE(n, units)                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(256, 1)                                                               \
-        wide_##n##_##units(const uint8_t *weight, float *work, const __grid_constant__ mma_args a) {                   \
-        wide<n, units>(weight, work, &a);                                                                              \
+#define WIDE(n, units, rows)                                                                                           \
+    extern "C" __global__ void __launch_bounds__(256, 128 / rows)                                                      \
+        wide_##n##_##units##_##rows(const uint8_t *weight, float *work, const __grid_constant__ mma_args a) {          \
+        wide<n, units, rows>(weight, work, &a);                                                                        \
     }
 #if __CUDA_ARCH_FEAT_SM90_ALL
 extern "C" __global__ void transpose(uint32_t *q, uint32_t n) {
     begin();
     transpose_inputs(q, n);
 }
-#define WIDE_N(n) WIDE(n, 2) WIDE(n, 4)
+#define WIDE_N(n) WIDE(n, 2, 64) WIDE(n, 4, 64) WIDE(n, 2, 128) WIDE(n, 4, 128)
 ALL_N(WIDE_N)
 #endif
 extern "C" __global__ void __cluster_dims__(8, 1, 1) __launch_bounds__(1024)

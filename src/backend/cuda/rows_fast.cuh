@@ -201,8 +201,15 @@ template <int CHUNKS, int BLOCKS> FN void quantise(float *work, const quantise_a
     const uint32_t row = blockIdx.x / BLOCKS, block = blockIdx.x % BLOCKS;
     begin();
     const float m = quantise_row<CHUNKS, BLOCKS>(work, a, row, block, true, squares, NULL, [=](const quantised_8 &v) {
-        ((uint2 *)((uint32_t *)work + a->to.q + (uint64_t)row * (a->n / 4)))[v.i / 8] =
-            make_uint2(v.word[0], v.word[1]);
+        uint32_t *q = (uint32_t *)work + a->to.q + (uint64_t)row * (a->n / 4);
+        if (a->transposed) {
+            const uint32_t place = v.i / 4 % 16;
+            q += v.i / 64 * 16 + place / 4;
+            q[place % 4 * 4] = v.word[0];
+            q[(place + 1) % 4 * 4] = v.word[1];
+        } else {
+            *(uint2 *)(q + v.i / 4) = make_uint2(v.word[0], v.word[1]);
+        }
         if (v.i % a->b == 0) {
             ((uint32_t *)work + a->to.d)[v.group * a->to.stride + row] = v.shift;
             ((int32_t *)work + a->to.q_sum)[v.group * a->to.stride + row] = v.sum;
