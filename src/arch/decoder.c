@@ -3,6 +3,7 @@
 
 typedef struct buffers {
     int x, y, qkv, attn, gate_up, act, delta;
+    int wanted_x, wanted_attn; // of the rows whose logits are wanted
 } buffers;
 
 static int norm(upg_program *p, int in, int out, int weight, upg_error *e) {
@@ -48,7 +49,17 @@ static int head_norm(upg_program *p, int buffer, int col, int heads, int layer, 
     return w < 0 || upg_program_op(p, op, e) < 0 ? -1 : 0;
 }
 
-static int attention(upg_program *p, const upg_decoder_layout *layout, const buffers *b, int i, upg_error *e) {
+// From here on x and attn are those of the wanted rows.
+static int gather(upg_program *p, buffers *b, int layer, upg_error *e) {
+    if (simple(p, UPG_OP_GATHER, b->attn, b->wanted_attn, layer, e) ||
+        simple(p, UPG_OP_GATHER, b->x, b->wanted_x, layer, e))
+        return -1;
+    b->attn = b->wanted_attn;
+    b->x = b->wanted_x;
+    return 0;
+}
+
+static int attention(upg_program *p, const upg_decoder_layout *layout, buffers *b, int i, upg_error *e) {
     const upg_config *c = p->config;
     int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
     const matrix fused = {"self_attn.qkv_proj", q + 2 * kv}, o = {"self_attn.o_proj", c->hidden_size},
@@ -62,8 +73,10 @@ static int attention(upg_program *p, const upg_decoder_layout *layout, const buf
         return -1;
     upg_op attend = {.kind = UPG_OP_ATTENTION, .in = b->qkv, .out = b->attn, .n = q + 2 * kv, .weight = -1, .layer = i};
     attend.window = c->full_attention[i] ? 0 : c->sliding_window;
+    // Behind the last layer's attention only the wanted rows count. Compression looks at all rows of all layers.
+    const bool gathers = i == c->n_layers - 1 && p->source->compressed;
     return simple(p, UPG_OP_KV, b->qkv, b->qkv, i, e) || upg_program_op(p, attend, e) < 0 ||
-                   project(p, i, b->attn, b->delta, &o, 1, layout->o_bias, e) ||
+                   (gathers && gather(p, b, i, e)) || project(p, i, b->attn, b->delta, &o, 1, layout->o_bias, e) ||
                    simple(p, UPG_OP_ADD, b->delta, b->x, i, e)
                ? -1
                : 0;
@@ -88,12 +101,16 @@ static int mlp(upg_program *p, const upg_decoder_layout *layout, const buffers *
 int upg_build_decoder(upg_program *p, const upg_decoder_layout *layout, upg_error *e) {
     const upg_config *c = p->config;
     int h = c->hidden_size, q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
-    buffers b;
+    buffers b = {.wanted_attn = -1};
     if ((b.x = upg_program_buffer(p, h, e)) < 0 || (b.y = upg_program_buffer(p, h, e)) < 0 ||
         (b.qkv = upg_program_buffer(p, q + 2 * kv, e)) < 0 || (b.attn = upg_program_buffer(p, q, e)) < 0 ||
         (b.gate_up = upg_program_buffer(p, 2 * c->ffn_size, e)) < 0 ||
         (b.act = upg_program_buffer(p, c->ffn_size, e)) < 0 || (b.delta = upg_program_buffer(p, h, e)) < 0 ||
         (p->logits = upg_program_buffer(p, c->vocab_size, e)) < 0)
+        return -1;
+    b.wanted_x = b.delta; // free at the end
+    if (p->source->compressed &&
+        ((b.wanted_x = upg_program_buffer(p, h, e)) < 0 || (b.wanted_attn = upg_program_buffer(p, q, e)) < 0))
         return -1;
     int embedding = upg_program_weight(p, c->vocab_size, h, e, "model.embed_tokens.weight");
     upg_op embed = {.kind = UPG_OP_EMBED, .in = b.x, .out = b.x, .n = h, .weight = embedding};
@@ -101,8 +118,8 @@ int upg_build_decoder(upg_program *p, const upg_decoder_layout *layout, upg_erro
     for (int i = 0; i < c->n_layers; i++)
         if (attention(p, layout, &b, i, e) || mlp(p, layout, &b, i, e)) return -1;
     int head = c->tied ? embedding : upg_program_weight(p, c->vocab_size, h, e, "lm_head.weight");
-    if (head < 0 || simple(p, UPG_OP_GATHER, b.x, b.delta, 0, e) ||
-        norm(p, b.delta, b.y, upg_program_weight(p, 1, h, e, "model.norm.weight"), e))
+    if (head < 0 || (b.x != b.wanted_x && simple(p, UPG_OP_GATHER, b.x, b.wanted_x, c->n_layers - 1, e)) ||
+        norm(p, b.wanted_x, b.y, upg_program_weight(p, 1, h, e, "model.norm.weight"), e))
         return -1;
     return upg_program_linear(p, b.y, p->logits, &head, 1, e);
 }

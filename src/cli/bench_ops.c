@@ -15,8 +15,7 @@ typedef struct options {
 typedef struct group {
     char name[64];
     int n_ops;
-    bool gathered;      // runs over the rows with logits only, of which there is one
-    double weights;     // of all its matrices
+    double weights[2];  // of its matrices: those for all rows, and for the one with logits only
     double *seconds[2]; // [repeats] for one row and for a batch
     double time[2];     // their medians
 } group;
@@ -74,9 +73,9 @@ static int make_groups(table *t, const upg_program *p, upg_error *e) {
         group *g = find_group(t, name, e);
         if (!g) return -1;
         gathered |= p->ops[i].kind == UPG_OP_GATHER;
-        g->gathered = gathered;
         g->n_ops++;
-        if (p->ops[i].kind == UPG_OP_LINEAR) g->weights += (double)p->weights[p->ops[i].weight]->rows * p->ops[i].n;
+        if (p->ops[i].kind != UPG_OP_LINEAR) continue;
+        g->weights[gathered] += (double)p->weights[p->ops[i].weight]->rows * p->ops[i].n;
     }
     return 0;
 }
@@ -103,7 +102,7 @@ static void sum_up(table *t) {
 
 // Weights a second for one row, products a second for a batch.
 static double speed(const table *t, const group *g, int wide) {
-    return g->weights * (wide && !g->gathered ? t->o->rows : 1) / g->time[wide];
+    return (g->weights[0] * (wide ? t->o->rows : 1) + g->weights[1]) / g->time[wide];
 }
 
 // ---- The table ----
@@ -113,7 +112,7 @@ static void print_group(const table *t, const group *g, bool first) {
     double us[2] = {g->time[0] * 1e6, g->time[1] * 1e6}, share[2];
     for (int k = 0; k < 2; k++) {
         share[k] = g->time[k] / t->total[k];
-        if (g->weights > 0) snprintf(cell[k], sizeof cell[k], "%.2f", speed(t, g, k) * 1e-9);
+        if (g->weights[0] + g->weights[1] > 0) snprintf(cell[k], sizeof cell[k], "%.2f", speed(t, g, k) * 1e-9);
     }
     switch (t->o->output) {
     case BENCH_TEXT:

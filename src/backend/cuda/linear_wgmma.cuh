@@ -141,19 +141,24 @@ template <int N, int UNITS, int ROWS> FN void wide(const uint8_t *weight, float 
         if (parts == 1) return true;
         int32_t *sums = (int32_t *)a->sums + owner * (ROWS * 128) + threadIdx.x;
         uint32_t *count = (uint32_t *)a->counts + owner;
-        if (threadIdx.x == 0) last = *(volatile uint32_t *)count == parts - 1;
+        if (threadIdx.x == 0) {
+            last = *(volatile uint32_t *)count == parts - 1;
+            order_memory();
+        }
         __syncthreads();
         const bool others_first = last;
         if (!others_first) {
 #pragma unroll
             for (int i = 0; i < NT * 4; i++) atomicAdd(sums + i * WIDE_THREADS, total[i / 4][i % 4]);
-            order_memory();
             __syncthreads();
-            if (threadIdx.x == 0) last = atomicAdd(count, 1) == parts - 1;
+            if (threadIdx.x == 0) {
+                order_memory();
+                last = atomicAdd(count, 1) == parts - 1;
+                order_memory();
+            }
             __syncthreads();
             if (!last) return false;
         }
-        order_memory();
 #pragma unroll
         for (int i = 0; i < NT * 4; i++) {
             total[i / 4][i % 4] = __ldcg(sums + i * WIDE_THREADS) + (others_first ? total[i / 4][i % 4] : 0);
