@@ -161,13 +161,28 @@ static void int8_is_close_and_exact(void **state) {
     }
 }
 
+// The op behind `i` that computes something. Which rows are gathered where differs: a compressed model leaves out what
+// nobody asks for, an original is looked at in all its rows.
+static const upg_op *next_op(const upg_program *p, int *i) {
+    while (*i < p->n_ops && p->ops[*i].kind == UPG_OP_GATHER) ++*i;
+    return *i < p->n_ops ? &p->ops[(*i)++] : NULL;
+}
+
 // Property: a compressed model says of itself what the original says, and needs nothing else.
 static void compressing_keeps_the_config(void **state) {
     (void)state;
     FOR_EACH(family) {
         upg_model *a = open_model(family), *b = compressed(family, 6);
-        assert_int_equal(a->program->n_ops, b->program->n_ops);
-        assert_memory_equal(a->program->ops, b->program->ops, (size_t)a->program->n_ops * sizeof *a->program->ops);
+        const upg_op *x, *y;
+        for (int i = 0, k = 0;;) {
+            x = next_op(a->program, &i);
+            y = next_op(b->program, &k);
+            if (!x || !y) break;
+            const int want[] = {(int)x->kind, x->n, x->count, x->window, x->weight, x->layer, x->unrotated, x->out_col},
+                      got[] = {(int)y->kind, y->n, y->count, y->window, y->weight, y->layer, y->unrotated, y->out_col};
+            assert_memory_equal(got, want, sizeof want);
+        }
+        assert_true(!x && !y);
         upg_model_free(a);
         upg_model_free(b);
     }

@@ -304,6 +304,18 @@ static void compare_long(const char *device, const char *name, int layers, int n
     upg_model_free(m);
 }
 
+// What GPUs before Hopper run.
+static void gpu_plain(void **state) {
+    (void)state;
+    require_gpu();
+    static const int sizes[] = {1, 16, 17, 33, 64, 100};
+    setenv("UPG_CUDA_PLAIN", "1", 1);
+    compare_shape("cuda", "qwen3-0.6b", 2, 3.5, sizes, COUNT(sizes));
+    compare_shape("cuda", "phi-4", 1, 3, sizes, COUNT(sizes));
+    compare_shape("cuda", "qwen2.5-0.5b", 1, 8, sizes, COUNT(sizes));
+    unsetenv("UPG_CUDA_PLAIN");
+}
+
 static void software_long(void **state) {
     (void)state;
     if (!SANITIZED) compare_long("software", "smollm2-135m", 1, 600);
@@ -451,6 +463,6 @@ int main(int argc, char **argv) {
         cmocka_unit_test(gpu_codes),       cmocka_unit_test(software_draws),  cmocka_unit_test(gpu_draws),
         cmocka_unit_test(gpu_blocks),      cmocka_unit_test(gpu_split),       cmocka_unit_test(gpu_models),
         cmocka_unit_test(gpu_tales),       cmocka_unit_test(gpu_shapes),      cmocka_unit_test(gpu_phi4),
-        cmocka_unit_test(software_long),   cmocka_unit_test(gpu_long)};
+        cmocka_unit_test(software_long),   cmocka_unit_test(gpu_long),        cmocka_unit_test(gpu_plain)};
     return cmocka_run_group_tests(tests, make_folder, clean_up);
 }

@@ -64,9 +64,13 @@ template <int DIM> FN void attend_many(float *work, uint8_t *kv, const attend_ar
                    kv_head = blockIdx.y / a->parts, heads = min(per_kv - skipped, a->heads_a_group),
                    head = kv_head * per_kv + skipped;
     uint8_t *of_pair = (uint8_t *)(v_scales + KEY_BLOCK / 4) + pair * PAIR_BYTES;
-    uint4 *weights = (uint4 *)of_pair + lane;            // [GROUPS][upper, lower][32]
-    float *tops = (float *)(of_pair + PAIR_WEIGHTS) + g; // [half][16]
-    uint32_t *numbers = (uint32_t *)tops + 32;           // [half][16]
+    uint4 *weights = (uint4 *)of_pair + lane; // [GROUPS][upper, lower][32]
+    // Largest scores and counts of each half's keys: [half][16]. Largest scales, where not all keys are seen, lie where
+    // the warp that reads them puts its weights then.
+    float *tops = (float *)(of_pair + PAIR_WEIGHTS) + g,
+          *scales_here = (float *)(of_pair + half * (PAIR_WEIGHTS / 2)) + g,
+          *scales_there = (float *)(of_pair + (half ^ 1) * (PAIR_WEIGHTS / 2)) + g;
+    int32_t *counts = (int32_t *)tops + 32;
     begin();
     if (blockIdx.x >= ((const uint32_t *)work + a->batch.counts)[1]) return;
     const uint4 span = ((const uint4 *)(work + a->batch.wide_spans))[blockIdx.x]; // row, rows, position, table
@@ -176,13 +180,13 @@ template <int DIM> FN void attend_many(float *work, uint8_t *kv, const attend_ar
                 if (t == 0) tops[half * 16 + 8 * r] = m[r];
                 if (whole) continue;
                 v_max[r] = largest_of_four(v_max[r]);
-                if (t == 0) numbers[half * 16 + 8 * r] = bits_of(v_max[r]);
+                if (t == 0) scales_there[8 * r] = v_max[r];
             }
             join_pair(pair);
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 m[r] = fmaxf(m[r], tops[(half ^ 1) * 16 + 8 * r]);
-                if (!whole) v_max[r] = fmaxf(v_max[r], float_of(numbers[(half ^ 1) * 16 + 8 * r]));
+                if (!whole) v_max[r] = fmaxf(v_max[r], scales_here[8 * r]);
             }
             if (whole) {
                 const float4 v = v_scales[lane * 2], w = v_scales[lane * 2 + 1];
@@ -190,9 +194,8 @@ template <int DIM> FN void attend_many(float *work, uint8_t *kv, const attend_ar
 #pragma unroll
                 for (int i = 16; i; i >>= 1) most = fmaxf(most, __shfl_xor_sync(~0u, most, i));
                 v_max[0] = v_max[1] = most;
-            } else {
-                join_pair(pair); // numbers are written anew
             }
+            __syncwarp(); // weights come where scales were
 #pragma unroll
             for (int r = 0; r < 2; r++) f[r] = v_max[r] > 0.0f ? 32767.0f / v_max[r] : 0.0f;
             uint32_t count[2] = {0, 0};
@@ -238,13 +241,15 @@ template <int DIM> FN void attend_many(float *work, uint8_t *kv, const attend_ar
                 count[r] -= GROUPS / 2 * 8u * 0x4b000000u;
                 count[r] += __shfl_xor_sync(~0u, count[r], 1);
                 count[r] += __shfl_xor_sync(~0u, count[r], 2);
-                if (t == 0) numbers[half * 16 + 8 * r] = count[r];
+                if (t == 0) counts[half * 16 + 8 * r] = (int32_t)count[r];
                 sees[r] = whole || (base <= at[r] && base + KEY_BLOCK > first[r]);
                 const float top = fmaxf(all_m[r], m[r]);
                 x[r] = exponential(all_m[r] - top); // 0 the first time
                 y[r] = exponential(m[r] - top);
                 if (sees[r]) all_m[r] = top;
             }
+        } else {
+            join_pair(pair); // as often as others: compute-sanitizer's racecheck counts
         }
         wait_for_copies(); // and all are done with the keys, and have written weights
         if (block < high) load_keys(block + 1);
@@ -265,8 +270,8 @@ template <int DIM> FN void attend_many(float *work, uint8_t *kv, const attend_ar
         }
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            const int32_t l = (int32_t)(numbers[8 * r] + numbers[16 + 8 * r]);
-            if (sees[r]) all_l[r] = (all_l[r] * x[r]) + ((float)l * y[r]);
+            const float l = (float)(counts[8 * r] + counts[16 + 8 * r]);
+            if (sees[r]) all_l[r] = (all_l[r] * x[r]) + (l * y[r]);
         }
 #pragma unroll
         for (int s = 0; s < HALF; s++)
