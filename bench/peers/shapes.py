@@ -212,10 +212,13 @@ def all_rows(c, args):
 
 
 def work_of(c):
-    """Weights that a decoded token goes through, and products a token of a prompt: the head is for the last token only."""
+    """Weights that a decoded token goes through, and products a token of a prompt: the head, and what follows the last
+    layer's attention, are for the last token only, in both engines."""
     weights = {name: rows * columns for name, rows, columns in matrices(c) if name != "token_embd.weight"}
-    head = weights.pop("output.weight")
-    return sum(weights.values()) + head, lambda prompt: sum(weights.values()) + head / prompt
+    last = f"blk.{c['num_hidden_layers'] - 1}."
+    once = sum(n for name, n in weights.items() if name == "output.weight" or (name.startswith(last) and "qkv" not in name))
+    every = sum(weights.values())
+    return every, lambda prompt: every - once + once / prompt
 
 
 def cells(row, base, c, args):

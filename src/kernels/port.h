@@ -181,9 +181,8 @@ FN float guarded(float x, uint32_t *flag) {
     *flag |= u >= GUARD_HIGH;
     return u >= GUARD_HIGH || u < GUARD_LOW ? 0.0f : x;
 }
-// Section 8.
-FN float exponential(float x) {
-    const float y = x > 80.0f ? 80.0f : x < -80.0f ? -80.0f : x, k = rounded(y * 0x1.715476p+0f);
+// Section 8. exp(y) less the power of two that k stands for.
+FN float exponential_part(float y, float k) {
     float r = fused(k, -0x1.62e400p-1f, y), p = 0x1.a01a02p-13f;
     r = fused(k, -0x1.7f7d1cp-20f, r);
     p = fused(p, r, 0x1.6c16c2p-10f);
@@ -192,6 +191,9 @@ FN float exponential(float x) {
     p = fused(p, r, 0x1.555556p-3f);
     p = fused(p, r, 0x1p-1f);
     p = fused(p, r, 0x1p+0f);
-    p = fused(p, r, 0x1p+0f);
-    return x < -80.0f ? 0.0f : float_of(bits_of(p) + ((uint32_t)(int32_t)k << 23));
+    return fused(p, r, 0x1p+0f);
+}
+FN float exponential(float x) {
+    const float y = x > 80.0f ? 80.0f : x < -80.0f ? -80.0f : x, k = rounded(y * 0x1.715476p+0f);
+    return x < -80.0f ? 0.0f : float_of(bits_of(exponential_part(y, k)) + ((uint32_t)(int32_t)k << 23));
 }

@@ -209,7 +209,8 @@ template <int DIM, int Q> FN void attend(float *work, uint8_t *kv, const attend_
             acc[i][3] = dot_16(p.x, p.y, v[n].w, acc[i][3]);
         }
 #pragma unroll
-    for (int i = 0; i < Q; i++) *(int4 *)&sums[row_of][i][j % WORDS * 4] = *(const int4 *)acc[i];
+    for (int i = 0; i < Q; i++)
+        *(int4 *)&sums[row_of][i][j % WORDS * 4] = make_int4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
     __syncthreads();
     // A warp a query.
     float o[V], all_m = 0, all_l = 0;

@@ -15,16 +15,7 @@
 // exp of a score less the largest one; what is below -80 weighs nothing, here or as 0.
 FN float exponential_of_score(float x) {
     const float y = fmaxf(x, -80.0f), t = (y * 0x1.715476p+0f) + 0x1.8p+23f, k = t - 0x1.8p+23f; // k: to the nearest
-    float r = fused(k, -0x1.62e400p-1f, y), p = 0x1.a01a02p-13f;
-    r = fused(k, -0x1.7f7d1cp-20f, r);
-    p = fused(p, r, 0x1.6c16c2p-10f);
-    p = fused(p, r, 0x1.111112p-7f);
-    p = fused(p, r, 0x1.555556p-5f);
-    p = fused(p, r, 0x1.555556p-3f);
-    p = fused(p, r, 0x1p-1f);
-    p = fused(p, r, 0x1p+0f);
-    p = fused(p, r, 0x1p+0f);
-    return float_of(bits_of(p) + (bits_of(t) << 23));
+    return float_of(bits_of(exponential_part(y, k)) + (bits_of(t) << 23));
 }
 // 0..32767 to the nearest integer, in the lower bits.
 FN uint32_t integer_bits(float x) {

@@ -4,7 +4,8 @@
 // in shared memory: a group of the batch's rows, in panels of 128 columns with the 128-byte swizzle.
 //
 // The product is a list of items, a tile by a group each, tile by tile; blocks, one on a multiprocessor or two of small
-// tiles, take equal runs of them. Blocks that share a tile add their sums in device memory, and the last of them writes.
+// tiles, take equal runs of them. Blocks that share a tile add their sums in device memory, and the last of them
+// writes.
 //
 // Columns: what a lane has of a step is spread over the operand's columns, 4 here and 4 there, so the words of every 64
 // columns of the inputs are transposed as a 4 x 4 matrix before (transpose_inputs).
