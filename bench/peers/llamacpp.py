@@ -56,7 +56,8 @@ class upg_row(ctypes.Structure):
 
 
 class upg_session_options(ctypes.Structure):
-    _fields_ = [(k, ctypes.c_int) for k in ("n_threads", "context", "n_sequences", "max_rows", "max_logits")] + [("pin", ctypes.c_bool)]
+    _fields_ = [*((k, ctypes.c_int) for k in ("n_threads", "context", "n_sequences", "max_rows", "max_logits")), ("pin", ctypes.c_bool),
+                ("kv_bytes", ctypes.c_size_t), ("device", ctypes.c_char_p), ("gpu_bytes", ctypes.c_size_t)]
 
 
 class Upg:
@@ -66,7 +67,7 @@ class Upg:
             getattr(self.lib, name).restype = ctypes.c_void_p
         self.error = ctypes.create_string_buffer(512)
         self.model = ctypes.c_void_p(self.check(self.lib.upg_model_open(path.encode(), self.error)))
-        options = upg_session_options(threads, context, 1, MAX_ROWS, 1)
+        options = upg_session_options(threads, context, 1, MAX_ROWS, 1, device=b"cpu")
         self.session = ctypes.c_void_p(self.check(self.lib.upg_session_new(self.model, ctypes.byref(options), self.error)))
         self.lib.upg_model_bytes_per_token.restype = ctypes.c_size_t
         self.vocab = self.lib.upg_model_vocab_size(self.model)
