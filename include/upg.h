@@ -118,8 +118,8 @@ UPG_API void upg_session_set_progress(upg_session *s, upg_progress *progress, vo
 // [vocab_size] logits of the i-th row of the last batch that asked for them. Owned by the session, valid until the next
 // run.
 UPG_API const float *upg_session_logits(const upg_session *s, int i);
-// Whether row i of the last batch met a value that is not finite: its logits mean nothing. Of a row without logits, what
-// would follow the last layer's attention is not computed.
+// Whether row i of the last batch met a value that is not finite: its logits mean nothing. Of a row without logits,
+// what would follow the last layer's attention is not computed.
 UPG_API bool upg_session_row_failed(const upg_session *s, int i);
 UPG_API int upg_session_length(const upg_session *s, int sequence);
 UPG_API int upg_session_context(const upg_session *s);
