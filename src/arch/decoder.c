@@ -118,7 +118,7 @@ int upg_build_decoder(upg_program *p, const upg_decoder_layout *layout, upg_erro
     for (int i = 0; i < c->n_layers; i++)
         if (attention(p, layout, &b, i, e) || mlp(p, layout, &b, i, e)) return -1;
     int head = c->tied ? embedding : upg_program_weight(p, c->vocab_size, h, e, "lm_head.weight");
-    if (head < 0 || (b.x != b.wanted_x && simple(p, UPG_OP_GATHER, b.x, b.wanted_x, c->n_layers - 1, e)) ||
+    if (head < 0 || (!p->source->compressed && simple(p, UPG_OP_GATHER, b.x, b.wanted_x, c->n_layers - 1, e)) ||
         norm(p, b.wanted_x, b.y, upg_program_weight(p, 1, h, e, "model.norm.weight"), e))
         return -1;
     return upg_program_linear(p, b.y, p->logits, &head, 1, e);

@@ -113,8 +113,39 @@ static void compare_made(const char *device) {
     }
 }
 
+// Logits of the rows of one batch that are wanted: every `each`-th of two sequences' in turn.
+enum { MIXED = 15 };
+static void logits_of_some(const upg_model *m, const char *device, int each, float *out) {
+    const size_t vocab = (size_t)upg_model_vocab_size(m);
+    upg_session *s = open_session(
+        m, &(upg_session_options){
+               .device = device, .context = MIXED, .n_sequences = 2, .max_rows = MIXED, .max_logits = MIXED});
+    upg_row rows[MIXED];
+    for (int i = 0; i < MIXED; i++) rows[i] = (upg_row){(int32_t)((size_t)(i * 31 + 7) % vocab), i % 2, i % each == 0};
+    run_rows(s, rows, MIXED);
+    for (int i = 0, k = 0; i < MIXED; i++)
+        if (rows[i].logits) memcpy(out + (size_t)i * vocab, upg_session_logits(s, k++), vocab * sizeof *out);
+    upg_session_free(s);
+}
+
+// What is left out for rows without logits changes nothing for the others.
+static void compare_some(const upg_model *m, const char *device) {
+    const size_t vocab = (size_t)upg_model_vocab_size(m);
+    const char *const devices[] = {"cpu", device};
+    float *want = malloc(2 * MIXED * vocab * sizeof *want), *got = want + MIXED * vocab;
+    assert_non_null(want);
+    logits_of_some(m, "cpu", 1, want);
+    for (int d = 0; d < 2; d++) {
+        logits_of_some(m, devices[d], 4, got);
+        for (int i = 0; i < MIXED; i += 4)
+            assert_same_logits(got + (size_t)i * vocab, want + (size_t)i * vocab, (int)vocab, devices[d], i);
+    }
+    free(want);
+}
+
 static void compare_tales(const char *device, int n) {
     upg_model *m = open_model(DEFAULT_MODEL);
+    compare_some(m, device);
     compare(m, DEFAULT_MODEL, device, n, 1, 1);
     compare(m, DEFAULT_MODEL, device, n, n, 1);
     compare(m, DEFAULT_MODEL, device, n / 4, 1, 16);
@@ -261,31 +292,32 @@ static void gpu_phi4(void **state) {
     compare_shape("cuda", "phi-4", 4, 3, sizes, COUNT(sizes));
 }
 
-// Many blocks of keys, behind one row, a few, many, and many of which most are sequences of their own.
+// Batches behind many blocks of keys: rows of the long sequence, and sequences of one row beside it.
+enum { OTHERS = 40, BEHIND = 150 + 5 + 1 + 42 + 115 };
+static const struct { int rows, others; } behind[] = {{150, 0}, {5, 0}, {1, 0}, {2, OTHERS}, {75, OTHERS}};
 static float *logits_behind(const upg_model *m, const char *device, int n) {
-    enum { MANY = 150, FEW = 5, ALONE = 2, OTHERS = 40 };
     const size_t vocab = (size_t)upg_model_vocab_size(m);
-    const int parts[] = {MANY, FEW, 1, ALONE + OTHERS, MANY / 2 + OTHERS};
     upg_error e = {""};
     upg_session *s = open_session(
         m,
         &(upg_session_options){
-            .device = device, .context = n + 2 * MANY, .n_sequences = 1 + OTHERS, .max_rows = 512, .max_logits = MANY});
+            .device = device, .context = n + BEHIND, .n_sequences = 1 + OTHERS, .max_rows = 512, .max_logits = BEHIND});
     int32_t *tokens = malloc((size_t)n * sizeof *tokens);
-    float *out = malloc(4 * MANY * vocab * sizeof *out), *to = out;
+    float *out = malloc(BEHIND * vocab * sizeof *out), *to = out;
     assert_true(tokens && out);
     for (int i = 0; i < n; i++) tokens[i] = (int32_t)((uint64_t)(i + 1) * 0x9E3779B97F4A7C15u % vocab);
     if (upg_session_prefill(s, 0, tokens, (size_t)n, &e)) fail_msg("%s", e.message);
-    for (size_t k = 0; k < COUNT(parts); k++) {
-        upg_row rows[2 * MANY];
-        const int others = parts[k] > OTHERS && parts[k] < MANY ? OTHERS : 0;
-        for (int i = 0; i < parts[k]; i++) {
-            const int sequence = i < parts[k] - others ? 0 : 1 + i - (parts[k] - others);
+    for (size_t k = 0; k < COUNT(behind); k++) {
+        upg_row rows[BEHIND];
+        const int all = behind[k].rows + behind[k].others;
+        for (int i = 0; i < all; i++) {
+            const int sequence = i < behind[k].rows ? 0 : 1 + i - behind[k].rows;
             rows[i] = (upg_row){(int32_t)((size_t)(i * 31 + 7) % vocab), sequence, true};
         }
-        run_rows(s, rows, parts[k]);
-        for (int i = 0; i < parts[k]; i++, to += vocab) memcpy(to, upg_session_logits(s, i), vocab * sizeof *to);
+        run_rows(s, rows, all);
+        for (int i = 0; i < all; i++, to += vocab) memcpy(to, upg_session_logits(s, i), vocab * sizeof *to);
     }
+    assert_true(to == out + BEHIND * vocab);
     free(tokens);
     upg_session_free(s);
     return out;
@@ -297,7 +329,7 @@ static void compare_long(const char *device, const char *name, int layers, int n
     if (!m) fail_msg("%s", e.message);
     const int vocab = upg_model_vocab_size(m);
     float *want = logits_behind(m, "cpu", n), *got = logits_behind(m, device, n);
-    for (int i = 0; i < 150 + 5 + 1 + 42 + 115; i++)
+    for (int i = 0; i < BEHIND; i++)
         assert_same_logits(got + (size_t)i * (size_t)vocab, want + (size_t)i * (size_t)vocab, vocab, name, i);
     free(want);
     free(got);

@@ -37,16 +37,18 @@ static_example() {
         -o "$work/static" && "$work/static" models/tales.upg "$prompt" | diff - "$work/run.txt"
 }
 python_example() { python3 examples/generate.py models/tales.upg "$prompt" "$work/libupg.so" | diff - "$work/run.txt"; }
-# The structs that Python programs of the repository write down have the sizes on record.
+# The structs that bench/peers writes down are those on record, field by field.
 python_layouts() {
     PYTHONDONTWRITEBYTECODE=1 python3 - <<'EOF'
 import ctypes, importlib.util
-recorded = {l.split()[1]: int(l.split()[2]) for l in open("tests/engine/abi.txt") if l.startswith("struct ")}
+recorded = open("tests/engine/abi.txt").read()
 spec = importlib.util.spec_from_file_location("peer", "bench/peers/llamacpp.py")
 peer = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(peer)
-for name in ("upg_row", "upg_session_options"):
-    assert ctypes.sizeof(getattr(peer, name)) == recorded[name], name
+for t in (peer.upg_row, peer.upg_session_options):
+    fields = [f"  {n} {getattr(t, n).offset} {getattr(t, n).size}\n" for n, _ in t._fields_]
+    have = f"struct {t.__name__} {ctypes.sizeof(t)}\n" + "".join(fields)
+    assert have + "struct" in recorded, have
 EOF
 }
 bad_model() {
@@ -60,5 +62,5 @@ if command -v "${CXX:-c++}" >/dev/null 2>&1; then check "the header is C++" cplu
 check "the C example gives the text of upg run" c_example
 check "so it does with the static library" static_example
 checkpy "the Python example gives the text of upg run" python_example
-if [ "$(uname -m)" = x86_64 ]; then checkpy "bench/peers has the structs' sizes" python_layouts; fi
+if [ "$(uname -m)" = x86_64 ]; then checkpy "bench/peers has the structs on record" python_layouts; fi
 check "a file that is no model is an error" bad_model

@@ -256,9 +256,7 @@ template <int DIM, int Q> FN void attend(float *work, uint8_t *kv, const attend_
         }
         __syncthreads();
         if (!last_block) return;
-        if (warp < queries) {
-            join_blocks<DIM>(partial, first_seen(a, at) / KEY_BLOCK, at / KEY_BLOCK, o, &all_l);
-        }
+        if (warp < queries) join_blocks<DIM>(partial, first_seen(a, at) / KEY_BLOCK, at / KEY_BLOCK, o, &all_l);
     }
     if (warp >= queries) return;
         // H: values lie 32 apart in a lane here, so the strides below 32 are between lanes.

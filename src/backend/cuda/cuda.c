@@ -559,7 +559,7 @@ static int transpose(cuda_gpu *g, const product *p, bool wanted, upg_error *e) {
     return start(g, g->transpose, grid, 256, 0, params, e);
 }
 
-// Returns 1 if this is not such a case.
+// Products of more rows, on Hopper. Returns 1 where is_wide says no or there is no kernel.
 static int many_rows(cuda_gpu *g, const product *p, uint32_t rows, upg_error *e) {
     const uint32_t b = p->m->args.b, size = rows <= 64 ? 64 : 128,
                    stage = (size * b + 8 * size + 4 * b / 64 * 128 * (uint32_t)p->n + 1023) / 1024 * 1024,
